@@ -1,0 +1,29 @@
+// preload.cc - the library's own birth and end.
+//
+// Owns:        the constructor that resolves real:: and reads the environment, the fork handlers, the --stats print.
+// Keeps true:  hooks work before this constructor (real:: resolves lazily, the runtime is inactive) and after the
+//              destructor (nothing is torn down).  Nothing else exists until the first pthread_create.
+// Called by:   the dynamic linker.
+#include "hook/gate.h"
+#include "runtime/process.h"
+#include "runtime/runtime.h"
+
+namespace weft {
+namespace {
+
+[[gnu::constructor(101)]] void load() {
+  real::resolve_all();
+  abi::libc.pthread_create = real::pthread_create.get();
+  abi::libc.pthread_join = real::pthread_join.get();
+  abi::libc.sigaction = real::sigaction.get();
+  runtime::read_environment();
+  // First to register: last before the fork, first after it.
+  pthread_atfork(process::before_fork, process::after_fork_in_parent, process::after_fork_in_child);
+}
+
+[[gnu::destructor(101)]] void unload() {
+  if (runtime::is_active() && runtime::options.stats) runtime::print_stats();
+}
+
+}  // namespace
+}  // namespace weft

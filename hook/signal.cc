@@ -1,0 +1,75 @@
+// signal.cc - dispositions, masks and sending, as far as fibers change their meaning.
+//
+// Owns:        the argument conventions of libc's older names for sigaction.
+// Keeps true:  while the runtime is inactive, and on kernel threads, every call is libc's own.
+// Called by:   the program.  See also: runtime/signals.h, pthread_thread.cc for pthread_kill.
+#include <cstring>
+
+#include "hook/gate.h"
+#include "runtime/runtime.h"
+#include "runtime/signals.h"
+
+using namespace weft;
+
+namespace {
+
+int act(int signal, const struct sigaction* wanted, struct sigaction* old) {
+  if (!runtime::is_active() || self.busy != 0) return real::sigaction(signal, wanted, old);
+  return static_cast<int>(minus_one(signals::action(signal, wanted, old)));
+}
+
+__sighandler_t install(int signal, __sighandler_t handler, int flags) {
+  struct sigaction wanted = {}, old = {};
+  wanted.sa_handler = handler;
+  wanted.sa_flags = flags;
+  if ((flags & SA_RESTART) != 0) sigaddset(&wanted.sa_mask, signal);
+  return act(signal, &wanted, &old) == 0 ? old.sa_handler : SIG_ERR;
+}
+
+}  // namespace
+
+WEFT_HOOK int sigaction(int signal, const struct sigaction* wanted, struct sigaction* old) noexcept {
+  return act(signal, wanted, old);
+}
+WEFT_HOOK int __sigaction(int signal, const struct sigaction* wanted, struct sigaction* old) noexcept {
+  return act(signal, wanted, old);
+}
+
+WEFT_HOOK __sighandler_t signal(int number, __sighandler_t handler) noexcept {
+  return runtime::is_active() ? install(number, handler, SA_RESTART) : real::signal(number, handler);
+}
+WEFT_HOOK __sighandler_t bsd_signal(int number, __sighandler_t handler) noexcept { return signal(number, handler); }
+WEFT_HOOK __sighandler_t ssignal(int number, __sighandler_t handler) noexcept { return signal(number, handler); }
+WEFT_HOOK __sighandler_t __sysv_signal(int number, __sighandler_t handler) noexcept {
+  return runtime::is_active() ? install(number, handler, static_cast<int>(SA_RESETHAND | SA_NODEFER))
+                              : real::__sysv_signal(number, handler);
+}
+WEFT_HOOK __sighandler_t sysv_signal(int number, __sighandler_t handler) noexcept {
+  return __sysv_signal(number, handler);
+}
+
+WEFT_HOOK int sigprocmask(int how, const sigset_t* set, sigset_t* old) noexcept {
+  if (!on_fiber()) return real::sigprocmask(how, set, old);
+  return static_cast<int>(minus_one(-signals::change_mask(how, set, old)));
+}
+WEFT_HOOK int pthread_sigmask(int how, const sigset_t* set, sigset_t* old) noexcept {
+  return on_fiber() ? signals::change_mask(how, set, old) : real::pthread_sigmask(how, set, old);
+}
+
+WEFT_HOOK int kill(pid_t process, int number) noexcept {
+  if (on_fiber() && number != 0 && process == sys::getpid()) {
+    siginfo_t info = {};
+    info.si_signo = number;
+    info.si_code = SI_USER;
+    info.si_pid = process;
+    info.si_uid = getuid();
+    const int error = signals::send_to_process(number, &info);
+    if (error >= 0) return static_cast<int>(minus_one(-error));
+  }
+  return real::kill(process, number);
+}
+
+WEFT_HOOK int raise(int number) noexcept {
+  if (!on_fiber()) return real::raise(number);
+  return static_cast<int>(minus_one(-signals::send_to(self.fiber, number, nullptr)));
+}

@@ -1,0 +1,385 @@
+// carrier.cc - see carrier.h.
+#include "runtime/carrier.h"
+
+#include <new>
+
+#include "runtime/abi/x86_64.h"
+#include "runtime/base/check.h"
+#include "runtime/base/sys.h"
+#include "runtime/monitor.h"
+#include "runtime/park.h"
+#include "runtime/signals.h"
+#include "runtime/thread.h"
+
+namespace weft {
+
+namespace {
+
+bool have_membarrier = false;
+
+}  // namespace
+
+// --- ownership ----------------------------------------------------------------------------------------------
+
+bool Carrier::enter() noexcept {
+  if (!owns) return false;
+  const uint64_t tick = stay.load(std::memory_order_relaxed) & ~kInProgram;
+  if (have_membarrier) [[likely]] {
+    stay.store(tick, std::memory_order_relaxed);  // C3
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+  } else {
+    stay.exchange(tick, std::memory_order_seq_cst);
+  }
+  inside = true;
+  if (worker->claim.load(std::memory_order_acquire) == 0 &&  // C4
+      worker->owner.load(std::memory_order_relaxed) == this) [[likely]]
+    return true;
+  return enter_slow();
+}
+
+bool Carrier::enter_slow() noexcept {
+  while (worker->claim.load(std::memory_order_acquire) != 0) sys::yield();  // C4b
+  owns = worker->owner.load(std::memory_order_acquire) == this;
+  return owns;
+}
+
+void Carrier::leave() noexcept {  // C1
+  inside = false;
+  stay.store((stay.load(std::memory_order_relaxed) | kInProgram) + 2, std::memory_order_release);
+}
+
+bool Carrier::push_local(Fiber* fiber) noexcept {
+  const bool was_inside = inside;
+  if (was_inside ? !owns : !enter()) {
+    if (!was_inside) leave();
+    return false;
+  }
+  worker->local.push(fiber);
+  if (worker->local.size() >= 2 && workers::sleeping_count.load(std::memory_order_relaxed) != 0) [[unlikely]]
+    workers::offer(*worker, (worker->local.size() + 1) / 2);
+  if (!was_inside) leave();
+  return true;
+}
+
+// --- switching ----------------------------------------------------------------------------------------------
+
+void Carrier::start(Fiber* fiber) noexcept {
+  mark_running(fiber);
+  fiber->carrier = this;
+  fiber->worker = worker;
+  running = fiber;
+  if (!fiber->is_main) abi::install_malloc_words(fiber->stack.tcb, malloc_words);
+  ++counters.switches;
+  if (kernel_mask != signals::wanted_kernel_mask.load(std::memory_order_relaxed)) [[unlikely]]
+    signals::apply_kernel_mask(this);
+}
+
+// Inside, owner.  What others sent comes first to the end of the own queue; what was offered comes last.
+Fiber* Carrier::next_ready() noexcept {
+  Worker& w = *worker;
+  if (w.inbox.size() != 0) [[unlikely]]
+    w.inbox.drain_into(w.local);
+  if (Fiber* fiber = w.local.pop()) return fiber;
+  return w.offered.size() != 0 ? w.offered.pop() : nullptr;
+}
+
+void Carrier::switch_away(Fiber* fiber, After after) noexcept {
+  Carrier* c = fiber->carrier;
+  Fiber* next = nullptr;
+  if (c->enter() && !c->worker->poll_due.load(std::memory_order_relaxed)) {
+    next = c->next_ready();
+    if (next == nullptr && after == After::kYield) {
+      c->leave();
+      return;
+    }
+  }
+  c->after_ = after;
+  c->left_ = fiber;
+  if (after == After::kYield) mark_ready(fiber);
+  if (next != nullptr) {
+    c->start(next);
+    switch_context(fiber->context, next->context);
+  } else {
+    switch_context(fiber->context, c->context);
+  }
+  fiber->carrier->arrive();
+}
+
+void Carrier::arrive() noexcept {
+  settle();
+  leave();
+}
+
+void Carrier::settle() noexcept {
+  const After after = after_;
+  Fiber* fiber = left_;
+  after_ = After::kNothing;
+  left_ = nullptr;
+  switch (after) {
+    case After::kNothing:
+      break;
+    case After::kPark:
+      if (!commit_park(fiber)) make_ready(fiber);
+      break;
+    case After::kYield:
+      make_ready(fiber);
+      break;
+    case After::kFinish:
+      threads::finish(fiber);
+      break;
+  }
+}
+
+// --- the loop -----------------------------------------------------------------------------------------------
+
+void Carrier::loop() noexcept {
+  for (;;) {
+    running = nullptr;
+    settle();
+    if (!owns) {
+      wait_as_spare();
+      continue;
+    }
+    Fiber* fiber = find_work();
+    start(fiber);
+    switch_context(context, fiber->context);
+  }
+}
+
+Fiber* Carrier::find_work() noexcept {
+  Worker& w = *worker;
+  for (;;) {
+    if (w.poll_due.load(std::memory_order_relaxed)) {
+      w.poll_due.store(false, std::memory_order_relaxed);
+      w.now = now();
+      w.timers.fire(w.now);
+      w.reactor.poll(0, w.now);
+      ++counters.epoll_waits;
+    }
+    if (Fiber* fiber = next_ready()) return fiber;
+    if (workers::count > 1 && workers::steal_into(w)) continue;
+    if (Fiber* fiber = sleep()) return fiber;
+  }
+}
+
+// The worker has nothing to run: waits in epoll until something is ready, due, or pushed by somebody else.
+//   S1 sleeping = 1            N1 push to the inbox under its lock, reading sleeping there
+//   S2 look under the lock     N2 if it was 1: exchange(0), write to the nudge descriptor
+// Either S2 sees N1's fiber or N1 sees S1.
+Fiber* Carrier::sleep() noexcept {
+  Worker& w = *worker;
+  w.sleeping.store(1, std::memory_order_seq_cst);
+  workers::sleeping_count.fetch_add(1, std::memory_order_seq_cst);
+  Fiber* fiber = w.inbox.pop();
+  if (fiber == nullptr) {
+    const int64_t next = w.timers.next();
+    int64_t wait = Deadline::kNever;
+    if (next != Deadline::kNever) {
+      w.now = now();
+      wait = next > w.now ? next - w.now : 0;
+    }
+    w.reactor.poll(wait, w.now);
+    ++counters.epoll_waits;
+  }
+  workers::sleeping_count.fetch_sub(1, std::memory_order_seq_cst);
+  w.sleeping.store(0, std::memory_order_seq_cst);
+  monitor::worker_awake();
+  w.poll_due.store(false, std::memory_order_relaxed);
+  w.now = now();
+  w.timers.fire(w.now);
+  return fiber;
+}
+
+void Carrier::wait_as_spare() noexcept {
+  if (assigned_.load(std::memory_order_acquire) == 0) {
+    carriers::put_spare(this);
+    born.store(true, std::memory_order_release);
+    while (assigned_.load(std::memory_order_acquire) == 0) sys::futex_wait(&assigned_, 0);
+  }
+  worker = &workers::all[assigned_.load(std::memory_order_acquire) - 1];
+  assigned_.store(0, std::memory_order_release);
+  owns = true;
+  worker->poll_due.store(true, std::memory_order_relaxed);
+}
+
+// --- the table of carriers ----------------------------------------------------------------------------------
+
+Carrier* carriers::table[kMaxCarriers / kChunk];
+std::atomic<uint32_t> carriers::table_size{0};
+
+class Carriers {
+ public:
+  static SpinLock lock;
+  static Carrier* spares;
+  static Carrier* unborn;  // records whose kernel thread could not be made
+  static std::atomic<uint32_t> threads;
+
+  static Carrier* allocate() noexcept {
+    Locked locked(lock);
+    if (Carrier* carrier = unborn; carrier != nullptr) {
+      unborn = carrier->next_spare_;
+      return carrier;
+    }
+    const uint32_t id = carriers::table_size.load(std::memory_order_relaxed);
+    if (id == kMaxCarriers) return nullptr;
+    if (carriers::table[id / carriers::kChunk] == nullptr) {
+      carriers::table[id / carriers::kChunk] =
+          static_cast<Carrier*>(sys::map(sizeof(Carrier) * carriers::kChunk));
+      if (carriers::table[id / carriers::kChunk] == nullptr) return nullptr;
+    }
+    auto* carrier = new (carriers::at(id)) Carrier;
+    carrier->id = id;
+    carriers::table_size.store(id + 1, std::memory_order_release);
+    return carrier;
+  }
+
+  static void give_up(Carrier* carrier) noexcept {
+    Locked locked(lock);
+    carrier->next_spare_ = unborn;
+    unborn = carrier;
+  }
+
+  static void assign(Carrier* carrier, Worker* worker) noexcept {
+    carrier->assigned_.store(worker->index + 1, std::memory_order_release);
+    sys::futex_wake(&carrier->assigned_, 1);
+  }
+  static void preassign(Carrier* carrier, Worker* worker) noexcept {
+    carrier->assigned_.store(worker->index + 1, std::memory_order_release);
+  }
+  static Carrier*& next(Carrier* carrier) noexcept { return carrier->next_spare_; }
+};
+
+SpinLock Carriers::lock;
+Carrier* Carriers::spares = nullptr;
+Carrier* Carriers::unborn = nullptr;
+std::atomic<uint32_t> Carriers::threads{0};
+
+namespace carriers {
+namespace {
+
+constexpr size_t kLoopStack = 128 * 1024;
+
+void* carrier_thread(void* argument) {
+  auto* carrier = static_cast<Carrier*>(argument);
+  self.carrier = carrier;
+  self.busy = 1;  // for good: the loop is the runtime
+  carrier->context.thread_pointer = abi::thread_pointer();
+  carrier->kernel_tid = sys::gettid();
+  carrier->malloc_words = abi::own_malloc_words();
+  signals::enter_carrier();
+  carrier->loop();
+}
+
+void first_loop() { self.carrier->loop(); }
+
+// The first carrier's loop wears a TLS block of its own: libc's per-thread start runs there, and malloc makes the
+// cache that this carrier's fibers will share (never main's, which stays with main wherever it runs).
+abi::MallocWords prepare_loop_tls(void* tcb) noexcept {
+  const uintptr_t mine = abi::thread_pointer();
+  uint64_t all = ~0ULL, old;
+  sys::sigprocmask(SIG_SETMASK, &all, &old);
+  abi::set_thread_pointer(reinterpret_cast<uintptr_t>(tcb));
+  abi::begin_thread();
+  const abi::MallocWords words = abi::own_malloc_words();
+  abi::set_thread_pointer(mine);
+  sys::sigprocmask(SIG_SETMASK, &old, nullptr);
+  return words;
+}
+
+}  // namespace
+
+uint32_t count() noexcept { return table_size.load(std::memory_order_acquire); }
+Carrier* at(uint32_t id) noexcept { return &table[id / kChunk][id % kChunk]; }
+uint32_t threads() noexcept { return Carriers::threads.load(std::memory_order_relaxed); }
+
+bool adopt_calling_thread(Fiber* fiber, Worker* worker) noexcept {
+  Carrier* carrier = Carriers::allocate();
+  if (carrier == nullptr) return false;
+  // The loop gets a TCB and stack of its own: the process's first ones belong to the main fiber.
+  if (!stacks::take(carrier->stack, kLoopStack, 4096, fibers::kFirstTid - 1)) return false;
+  prepare_context(carrier->context, carrier->stack.top, reinterpret_cast<uintptr_t>(carrier->stack.tcb),
+                  first_loop);
+  const auto own = reinterpret_cast<uintptr_t>(&self) - abi::thread_pointer();
+  auto* loop_self = reinterpret_cast<Self*>(reinterpret_cast<uintptr_t>(carrier->stack.tcb) + own);
+  loop_self->carrier = carrier;
+  loop_self->busy = 1;
+  carrier->kernel_tid = sys::gettid();
+  carrier->thread = pthread_self();
+  carrier->malloc_words = prepare_loop_tls(carrier->stack.tcb);
+  carrier->worker = worker;
+  carrier->owns = true;
+  carrier->running = fiber;
+  fiber->carrier = carrier;
+  fiber->worker = worker;
+  carrier->inside = false;
+  carrier->stay.store(Carrier::kInProgram, std::memory_order_relaxed);
+  worker->owner.store(carrier, std::memory_order_release);
+  Carriers::threads.fetch_add(1, std::memory_order_relaxed);
+  return true;
+}
+
+Carrier* create(Worker* worker) noexcept {
+  Carrier* carrier = Carriers::allocate();
+  if (carrier == nullptr) return nullptr;
+  if (worker != nullptr) {
+    carrier->worker = worker;
+    Carriers::preassign(carrier, worker);
+    worker->owner.store(carrier, std::memory_order_release);
+  }
+  pthread_attr_t attributes;
+  if (pthread_attr_init(&attributes) != 0) return nullptr;
+  pthread_attr_setstacksize(&attributes, kLoopStack + 64 * 1024);
+  pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+  const int error = abi::libc.pthread_create(&carrier->thread, &attributes, carrier_thread, carrier);
+  pthread_attr_destroy(&attributes);
+  if (error != 0) {
+    Carriers::give_up(carrier);
+    return nullptr;
+  }
+  Carriers::threads.fetch_add(1, std::memory_order_relaxed);
+  return carrier;
+}
+
+Carrier* take_spare() noexcept {
+  Locked locked(Carriers::lock);
+  Carrier* carrier = Carriers::spares;
+  if (carrier != nullptr) Carriers::spares = Carriers::next(carrier);
+  return carrier;
+}
+
+void put_spare(Carrier* carrier) noexcept {
+  Locked locked(Carriers::lock);
+  Carriers::next(carrier) = Carriers::spares;
+  Carriers::spares = carrier;
+}
+
+void prepare_membarrier() noexcept {
+  constexpr long kRegisterPrivateExpedited = 1 << 4;
+  have_membarrier = sys::call(SYS_membarrier, kRegisterPrivateExpedited, 0, 0) == 0;
+}
+
+bool claim(Worker& worker, uint64_t stay) noexcept {
+  constexpr long kPrivateExpedited = 1 << 3;
+  worker.claim.store(1, std::memory_order_seq_cst);  // M2
+  if (have_membarrier) sys::call(SYS_membarrier, kPrivateExpedited, 0, 0);
+  if (worker.owner.load(std::memory_order_acquire)->stay.load(std::memory_order_seq_cst) == stay) return true;  // M4
+  release(worker);
+  return false;
+}
+
+void release(Worker& worker) noexcept { worker.claim.store(0, std::memory_order_release); }
+
+void hand_over(Worker& worker, Carrier* to) noexcept {
+  worker.owner.store(to, std::memory_order_release);
+  Carriers::assign(to, &worker);
+}
+
+void forget_all() noexcept {
+  Carriers::lock.reset();
+  table_size.store(0, std::memory_order_relaxed);
+  Carriers::spares = Carriers::unborn = nullptr;
+  Carriers::threads.store(0, std::memory_order_relaxed);
+}
+
+}  // namespace carriers
+}  // namespace weft

@@ -1,0 +1,146 @@
+// carrier.h - kernel threads that run workers.
+//
+// Owns:        Carrier: a kernel thread with a loop context; switching between fibers; the ownership protocol
+//              between carriers and the monitor; the pool of spares.
+// Keeps true:  a worker is owned by exactly one carrier; a fiber runs on exactly one carrier; a carrier that lost its
+//              worker finishes what the program is doing and then becomes spare.
+// Called by:   park.cc and thread.cc (switch_away), monitor.cc (claim, hand_over), runtime.cc (start).
+//
+// A carrier says where it is in `stay` (tick | in program code), which only it writes; who owns a worker is said in
+// Worker::owner, which only the monitor changes, and only after it has claimed the worker.  Both sides as steps:
+//
+//   C1 leave: stay = (tick+1, in program code)            plain store
+//   C2 the program runs on c
+//   C3 enter: stay = (tick, inside)                       plain store
+//   C4        read claim, then owner                      plain loads
+//      C4a claim == 0, owner == c: c is inside; nobody takes the worker until its next C1
+//      C4b claim == 1: the monitor is deciding: wait until it is 0 (microseconds), then as above or below
+//      C4c owner != c: the worker is gone.  c switches to its own loop, completes what the fiber wanted (commit of
+//          the park, queueing it, its end) and becomes spare.
+//   M1 the monitor reads stay of the owner twice, some ticks apart, equal and "in program code": stuck there
+//   M2 claim = 1
+//   M3 membarrier(PRIVATE_EXPEDITED)
+//   M4 read stay again.  Changed, or inside: claim = 0, done.
+//   M5 the worker is the monitor's: it offers the local queue to others, or sets owner = a spare carrier
+//   M6 claim = 0
+//
+// C3 is a store and C4 a load with nothing but a compiler barrier between them; M3 makes every running thread execute
+// a full barrier.  So if C4 does not see M2, then C3 is visible to M4, which lets go; and if M4 does not see C3, C4 sees
+// M2 and waits.  A tick never comes twice, so M4 cannot mistake a later stay for the one it saw.  Where the kernel has
+// no membarrier, C3 is an exchange (a full barrier itself), and M3 is nothing.
+//
+// A switch from fiber to fiber stays inside from the one's C3 until the other has settled what the first left behind:
+// the local queue, the counters and `after` are therefore touched by one thread at a time.
+//
+// See also:    park.h, worker.h, monitor.h.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "runtime/abi/glibc.h"
+#include "runtime/worker.h"
+
+namespace weft {
+
+constexpr uint32_t kMaxCarriers = 1 << 15;
+
+// Counted without atomics by the carrier itself; read by statistics while it may still count.
+struct Counters {
+  uint64_t switches = 0;
+  uint64_t steals = 0;
+  uint64_t epoll_waits = 0;
+  uint64_t created = 0;  // fibers made by code that ran here
+  uint64_t parks[static_cast<size_t>(Reason::kCount)] = {};
+};
+
+class alignas(64) Carrier {
+ public:
+  static constexpr uint64_t kInProgram = 1;
+
+  // What is to be done with the fiber that was just left, by whoever runs next on this carrier.
+  enum class After : uint8_t { kNothing, kPark, kYield, kFinish };
+
+  // Leaves the calling fiber; returns when it is resumed (kPark, kYield), never for kFinish.
+  // kYield returns at once when nothing else is ready.
+  static void switch_away(Fiber* fiber, After after) noexcept;
+
+  // Completes the switch on the side that arrived, and goes out to the program.  First thing in a new context.
+  void arrive() noexcept;
+
+  // Queues a ready fiber on the own worker without a lock.  False: this carrier has none.
+  bool push_local(Fiber* fiber) noexcept;
+
+  // The loop; the body of every carrier's own context.
+  [[noreturn]] void loop() noexcept;
+
+  std::atomic<uint64_t> stay{0};  // tick << 1 | kInProgram; written by this carrier only
+  Worker* worker = nullptr;       // owned (owns) or last owned: still a good place for wakes
+  bool owns = false;
+  bool inside = true;             // between C3 and C1
+  Fiber* running = nullptr;       // for inspection
+  uint32_t id = 0;
+  int kernel_tid = 0;
+  std::atomic<bool> born{false};  // has been among the spares
+  uint64_t kernel_mask = 0;       // the signal mask that the kernel has for it (signals.h)
+  pthread_t thread = 0;
+  Context context;                // of the loop
+  Stack stack;                    // of the loop, when the carrier is the process's first thread
+  abi::MallocWords malloc_words;
+  Counters counters;
+
+ private:
+  friend class Carriers;  // the table, in carrier.cc
+  bool enter() noexcept;
+  bool enter_slow() noexcept;
+  void leave() noexcept;
+  void settle() noexcept;
+  void start(Fiber* fiber) noexcept;
+  Fiber* next_ready() noexcept;
+  Fiber* find_work() noexcept;
+  Fiber* sleep() noexcept;
+  void wait_as_spare() noexcept;
+
+  After after_ = After::kNothing;
+  Fiber* left_ = nullptr;
+  std::atomic<uint32_t> assigned_{0};  // futex: 1 + index of the worker it is to run; 0 while spare
+  Carrier* next_spare_ = nullptr;
+};
+
+inline Carrier* current_carrier() noexcept {
+  return self.fiber != nullptr ? self.fiber->carrier : self.carrier;
+}
+
+namespace carriers {
+
+constexpr uint32_t kChunk = 64;
+
+// at() and count() for inspectors (inspect.h), which read them from outside the process.
+extern Carrier* table[kMaxCarriers / kChunk];
+extern std::atomic<uint32_t> table_size;
+
+uint32_t count() noexcept;         // ever made
+Carrier* at(uint32_t id) noexcept;  // id < count()
+uint32_t threads() noexcept;        // kernel threads among them
+
+// Makes the calling kernel thread (which runs `fiber`) the first carrier, owner of `worker`.
+bool adopt_calling_thread(Fiber* fiber, Worker* worker) noexcept;
+// Makes a carrier with a kernel thread of its own.  Null: the kernel refuses (EAGAIN).
+// With a worker it starts by running it; without it is spare, and only the caller knows it.
+Carrier* create(Worker* worker) noexcept;
+// Takes a spare.  Null: there is none.
+Carrier* take_spare() noexcept;
+void put_spare(Carrier* carrier) noexcept;
+// M2..M4.  True: the worker is the caller's until release().  `stay`: what the owner's stay must still be.
+bool claim(Worker& worker, uint64_t stay) noexcept;
+void release(Worker& worker) noexcept;  // M6
+// M5 on a claimed worker: the spare `to` will run it.
+void hand_over(Worker& worker, Carrier* to) noexcept;
+// Once, before any carrier exists.
+void prepare_membarrier() noexcept;
+
+// Fork child: all are gone.
+void forget_all() noexcept;
+
+}  // namespace carriers
+}  // namespace weft

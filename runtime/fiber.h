@@ -1,0 +1,162 @@
+// fiber.h - what the program calls a thread.
+//
+// Owns:        Fiber: identity, stack, saved context, and the one word that says where it stands; Self: what
+//              is known about the thread that runs; the table of all fibers.
+// Keeps true:  fibers live in a table that only grows, so a stale Fiber* may always be read, and a stale wake
+//              fails on the stamp.  The wait word is changed only by the functions in park.cc.
+// Called by:   everyone above; park.cc, carrier.cc and thread.cc write.
+// See also:    park.h (states), carrier.h (who runs a fiber), inspect.h (what others may see of it).
+#pragma once
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <atomic>
+#include <cstdint>
+
+#include "runtime/context.h"
+#include "runtime/memory/stacks.h"
+
+namespace weft {
+
+class Carrier;
+struct Worker;
+struct Fiber;
+
+// Where a thread of execution stands; the low byte of its wait word.
+enum class State : uint8_t {
+  kFree,      // in no use; in the pool of fibers
+  kReady,     // runnable; held by exactly one ready queue (or by the thread that is about to queue it)
+  kRunning,   // executing; held by its carrier
+  kParking,   // armed at its sources but still on its own stack; may yet be woken back to Running
+  kParked,    // off the processor; held by its armed sources; moved on by exactly one wake
+  kFinished,  // ended, not joined yet; held by whoever may join it
+};
+
+// Why a park ended; the second byte of the wait word.
+enum class Why : uint8_t {
+  kNone,
+  kReady,     // what was waited for has (probably) happened
+  kTimeout,   // the deadline came first
+  kSignal,    // a signal handler has to run, or pthread_cancel was called
+};
+
+// What a fiber waits for: for people and counters only.
+enum class Reason : uint8_t {
+  kNone, kSleep, kRead, kWrite, kAccept, kConnect, kPoll, kEpoll, kMutex, kCond, kReadLock, kWriteLock,
+  kSemaphore, kBarrier, kOnce, kJoin, kFutex, kSignal, kYield, kChild, kSpin, kCount
+};
+const char* name_of(Reason reason) noexcept;
+const char* name_of(State state) noexcept;
+extern const char* const reason_names[static_cast<size_t>(Reason::kCount)];
+extern const char* const state_names[];  // indexed by State
+
+// A thread of execution that can park: a fiber, or a kernel thread that weft does not own.
+//
+// word: stamp (48 bits) | why (8) | state (8).  The stamp counts arm() calls; a wake carries the stamp that it was
+// armed with and fails when it is no longer the current one.
+struct Parker {
+  std::atomic<uint64_t> word{static_cast<uint64_t>(State::kRunning)};
+  bool is_fiber = false;
+  std::atomic<Reason> reason{Reason::kNone};
+  int32_t detail_fd = -1;             // what it waits for, for inspection: a descriptor ...
+  const void* detail_object = nullptr;  // ... or an address
+  int64_t since = 0;                  // worker's time when it parked; coarse
+};
+
+struct Fiber : Parker {
+  Context context;
+  Carrier* carrier = nullptr;  // who runs it (or ran it last); written by the carrier that resumes it
+  Worker* worker = nullptr;    // where it ran last; wakes from outside go there
+  Fiber* next = nullptr;       // link of the one ready queue that holds it, or of the pool
+  uint32_t id = 0;             // index in the table
+  int tid = 0;                 // what gettid() says: the kernel's for main, a number above PID_MAX for others
+  bool is_main = false;
+  bool on_native_stack = false;  // main: stack and TCB are the process's own
+  Stack stack;
+
+  // Life of a thread (thread.cc).
+  void* (*start)(void*) = nullptr;
+  void* argument = nullptr;
+  void* result = nullptr;
+  std::atomic<uint32_t> exit{0};  // threads::ExitState
+  bool exited_by_call = false;    // pthread_exit gave `result`
+  Parker* joiner = nullptr;       // who waits for the end, while `exit` says kJoining
+  uint64_t joiner_stamp = 0;
+  char name[16] = {};
+
+  // Signals (signals.cc).
+  std::atomic<uint64_t> signal_mask{0};  // bit n-1: signal n is blocked
+  std::atomic<uint64_t> pending{0};      // signals to be handled by this fiber, blocked or not reached yet
+  bool interrupted = false;              // a handler without SA_RESTART ran since the last handle_pending()
+  uint32_t handled = 0;                  // how many handlers ran
+
+  uint32_t stray_runs = 0;  // how often its worker had to be taken away lately (monitor.h)
+};
+
+// What weft knows of the running thread; one per TLS block, zero where weft has never been.
+struct Self {
+  Fiber* fiber = nullptr;      // null on kernel threads
+  Carrier* carrier = nullptr;  // in a carrier's own loop context
+  uint32_t busy = 0;           // > 0: inside the runtime: hooks pass through, signals are kept for later
+  std::atomic<bool> signals_waiting{false};  // signals were kept for later while busy
+  std::atomic<uint64_t> kept{0};  // on a kernel thread of the program: which
+  Parker parker;               // for kernel threads that park
+};
+extern thread_local constinit Self self __attribute__((tls_model("initial-exec")));
+
+// The Self of any fiber, through its TLS block.
+Self& self_of(const Fiber& fiber) noexcept;
+
+inline Parker& current_parker() noexcept {
+  return self.fiber != nullptr ? static_cast<Parker&>(*self.fiber) : self.parker;
+}
+
+// Signals that came while busy; defined in signals.cc.
+void deliver_kept_signals() noexcept;
+
+// A section of runtime code: hooks called inside pass through, no signal handler of the program runs on top.
+class [[nodiscard]] Busy {
+ public:
+  Busy() noexcept {
+    ++self.busy;
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+  }
+  ~Busy() {
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    if (--self.busy == 0 && self.signals_waiting.load(std::memory_order_relaxed)) [[unlikely]]
+      deliver_kept_signals();
+  }
+  Busy(const Busy&) = delete;
+  Busy& operator=(const Busy&) = delete;
+};
+
+namespace fibers {
+
+constexpr int kFirstTid = 0x10000000;  // above PID_MAX_LIMIT (2^22), below FUTEX_TID_MASK (2^30)
+constexpr uint32_t kChunk = 1024;
+constexpr uint32_t kChunks = 4096;
+
+// at() and count() for inspectors (inspect.h), which read them from outside the process.
+extern Fiber* table[kChunks];
+extern std::atomic<uint32_t> table_size;
+
+// Takes a free Fiber out of the table and gives it a tid.  Null: out of memory.  Inside Busy.
+Fiber* allocate() noexcept;
+// Back into the table's pool; the stamp lives on.
+void release(Fiber* fiber) noexcept;
+
+uint32_t count() noexcept;             // entries ever made
+Fiber* at(uint32_t id) noexcept;       // id < count()
+
+// The fiber behind a pthread_t, or null for a kernel thread.  The handle must be of a live (or unjoined) thread.
+Fiber* from(pthread_t thread) noexcept;
+Fiber* from_tid(int tid) noexcept;
+
+void before_fork() noexcept;
+void after_fork() noexcept;
+// In the child: everyone but the survivor is gone; their slots are lost to the pool.
+void forget_all_but(Fiber* survivor) noexcept;
+
+}  // namespace fibers
+}  // namespace weft

@@ -1,0 +1,132 @@
+// runtime.cc - see runtime.h.
+#include "runtime/runtime.h"
+
+#include <sched.h>
+#include <sys/prctl.h>
+
+#include <cstdlib>
+
+#include "runtime/abi/glibc.h"
+#include "runtime/abi/x86_64.h"
+#include "runtime/base/check.h"
+#include "runtime/base/sys.h"
+#include "runtime/carrier.h"
+#include "runtime/monitor.h"
+#include "runtime/park.h"
+#include "runtime/parking_lot.h"
+#include "runtime/process.h"
+#include "runtime/signals.h"
+#include "runtime/thread.h"
+
+namespace weft::runtime {
+
+Options options;
+std::atomic<bool> active{false};
+
+namespace {
+
+SpinLock start_lock;
+bool refused = false;
+
+int64_t number_in(const char* name, int64_t otherwise) noexcept {
+  const char* text = getenv(name);
+  if (text == nullptr || *text == 0) return otherwise;
+  char* end;
+  const long long value = strtoll(text, &end, 10);
+  return end == text || value < 0 ? otherwise : value;
+}
+
+uint32_t default_workers() noexcept {
+  if (options.workers != 0) return options.workers < kMaxWorkers ? options.workers : kMaxWorkers;
+  if (process::has_global_lock()) return 1;
+  cpu_set_t cpus;
+  CPU_ZERO(&cpus);
+  const long size = sys::call(SYS_sched_getaffinity, 0, sizeof cpus, sys::word(&cpus));
+  const int n = size > 0 ? CPU_COUNT(&cpus) : 1;
+  return n < 1 ? 1 : static_cast<uint32_t>(n) < kMaxWorkers ? static_cast<uint32_t>(n) : kMaxWorkers;
+}
+
+// The calling thread's stack and TLS block become those of the main fiber.
+Fiber* adopt_main() noexcept {
+  Fiber* fiber = fibers::allocate();
+  if (fiber == nullptr) return nullptr;
+  fiber->is_main = true;
+  fiber->on_native_stack = true;
+  fiber->tid = sys::gettid();
+  fiber->context.thread_pointer = abi::thread_pointer();
+  fiber->stack.tcb = reinterpret_cast<void*>(abi::thread_pointer());
+  sys::call(SYS_prctl, PR_GET_NAME, sys::word(fiber->name));
+  fiber->exit.store(threads::kJoinable, std::memory_order_relaxed);
+  mark_ready(fiber);
+  mark_running(fiber);
+  return fiber;
+}
+
+const char* bring_up() noexcept {
+  const char* why = nullptr;
+  if (!abi::probe(&why)) return why;
+  carriers::prepare_membarrier();
+  const uint32_t n = default_workers();
+  if (!workers::open(n)) return "no epoll instance can be made";
+  Fiber* main = adopt_main();
+  if (main == nullptr) return "no memory for fibers";
+  if (!carriers::adopt_calling_thread(main, &workers::all[0])) return "no memory for the first carrier";
+  abi::unregister_rseq();
+  signals::start(main);
+  for (uint32_t i = 1; i < n; ++i) {
+    if (carriers::create(&workers::all[i]) != nullptr) continue;
+    workers::count = i;  // fewer kernel threads than asked for: fewer workers
+    break;
+  }
+  if (!monitor::start(options.handoff_threshold_ns)) return "no thread for the monitor can be made";
+  self.fiber = main;
+  return nullptr;
+}
+
+}  // namespace
+
+void read_environment() noexcept {
+  options.workers = static_cast<uint32_t>(number_in("WEFT_WORKERS", 0));
+  options.stack_size = static_cast<size_t>(number_in("WEFT_STACK_SIZE", 0));
+  options.handoff_threshold_ns = number_in("WEFT_HANDOFF_THRESHOLD_US", 2000) * kMicrosecond;
+  options.stats = number_in("WEFT_STATS", 0) != 0;
+}
+
+bool start() noexcept {
+  if (is_active()) return true;
+  Locked locked(start_lock);
+  if (is_active()) return true;
+  if (refused) return false;
+  ++self.busy;
+  const char* why = bring_up();
+  --self.busy;
+  if (why != nullptr) {
+    refused = true;
+    say("running natively: %s", why);
+    return false;
+  }
+  active.store(true, std::memory_order_release);
+  return true;
+}
+
+void print_stats() noexcept {
+  Counters sum;
+  for (uint32_t i = 0, n = carriers::count(); i < n; ++i) {
+    const Counters& c = carriers::at(i)->counters;
+    sum.switches += c.switches;
+    sum.steals += c.steals;
+    sum.epoll_waits += c.epoll_waits;
+    for (size_t r = 0; r < static_cast<size_t>(Reason::kCount); ++r) sum.parks[r] += c.parks[r];
+  }
+  say("fibers created %llu, peak %u", static_cast<unsigned long long>(threads::created()), threads::peak());
+  say("switches %llu, steals %llu, epoll waits %llu, handoffs %llu",
+      static_cast<unsigned long long>(sum.switches), static_cast<unsigned long long>(sum.steals),
+      static_cast<unsigned long long>(sum.epoll_waits), static_cast<unsigned long long>(monitor::handoffs()));
+  for (size_t r = 1; r < static_cast<size_t>(Reason::kCount); ++r)
+    if (sum.parks[r] != 0)
+      say("parks in %s %llu", name_of(static_cast<Reason>(r)), static_cast<unsigned long long>(sum.parks[r]));
+  say("workers %u, kernel threads at peak %u (%u carriers, 1 monitor)", workers::count, carriers::threads() + 1,
+      carriers::threads());
+}
+
+}  // namespace weft::runtime

@@ -1,0 +1,36 @@
+// runtime.h - start of the runtime, and whether it runs.
+//
+// Owns:        the options, the decision to start, the order in which the modules come up.
+// Keeps true:  nothing exists before start(); when start() fails the program runs natively and one line on
+//              stderr says why; it is not tried again in this process.
+// Called by:   the first pthread_create (hook/pthread_thread.cc) or the linked API.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+namespace weft::runtime {
+
+struct Options {
+  uint32_t workers = 0;            // 0: one per CPU the process may use (one for interpreters with a global lock)
+  size_t stack_size = 0;           // 0: what pthread_create would give
+  int64_t handoff_threshold_ns = 2'000'000;
+  bool stats = false;
+};
+extern Options options;
+
+// Reads WEFT_WORKERS, WEFT_STACK_SIZE, WEFT_HANDOFF_THRESHOLD_US, WEFT_STATS.  Once, by the library constructor.
+void read_environment() noexcept;
+
+// Makes the calling thread the main fiber and everything else exist.  False: stays native.  Called once, by a
+// thread that is the only one of its process that creates threads; concurrent callers are serialised.
+bool start() noexcept;
+
+extern std::atomic<bool> active;
+inline bool is_active() noexcept { return active.load(std::memory_order_acquire); }
+
+// Prints the --stats lines on stderr.  At exit.
+void print_stats() noexcept;
+
+}  // namespace weft::runtime

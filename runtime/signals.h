@@ -1,0 +1,69 @@
+// signals.h - signals belong to fibers.
+//
+// Owns:        the trampoline that stands in for the program's handlers once fibers exist, the choice of the fiber
+//              that handles a signal, signals kept while their fiber cannot run a handler, masks per fiber.
+// Keeps true:  dispositions stay the kernel's: default actions and SIG_IGN are never emulated.  A process-directed
+//              signal goes to the main fiber if it does not block it, else to the fiber that runs, else to any that
+//              does not.  A handler runs on its fiber's stack and TLS, never on top of runtime code (Busy).
+//              The kernel's mask of a carrier holds the signals that every fiber blocks, so such a signal stays
+//              pending in the kernel (sigwait, signalfd and default actions then work as they do natively).
+// Called by:   hook/signal.cc; carriers at birth; callers of park() ask handle_pending() when they were interrupted.
+//
+// Sending to a fiber, both sides as steps:
+//   S1 fiber.pending |= signal               P1 fiber: word = Parking          (seq_cst, Arming)
+//   S2 its Self.signals_waiting = true       P2 fiber: signals_waiting? then the wait ends with kSignal
+//   S3 look at its word (all seq_cst):       P3 park
+//      Parking/Parked: wake with kSignal
+//      Running elsewhere: kick its carrier   K1 the kick's trampoline, on that carrier: not Busy: run the handlers;
+//      Ready: nothing                           Busy: nothing, the end of Busy or P2 sees signals_waiting
+//   A Ready fiber sees signals_waiting when its Busy section ends.
+//
+// Limits:      SA_ONSTACK is honoured for faults only; siglongjmp out of a handler leaves the signal blocked for
+//              that fiber until it sets its mask.
+// See also:    park.h interrupt(); DECISIONS.md "Signals".
+#pragma once
+
+#include <signal.h>
+
+#include <cstdint>
+
+#include "runtime/fiber.h"
+
+namespace weft::signals {
+
+// Takes over the handlers that the program has installed so far.  Part of start(); `main` is the calling fiber.
+void start(Fiber* main) noexcept;
+
+// sigaction as the program means it, while the runtime is active.  0 or -errno.
+int action(int signal, const struct sigaction* action, struct sigaction* old) noexcept;
+
+// Sends to one fiber (pthread_kill, pthread_sigqueue): it runs its handler at once, or when it next can.  0 or an
+// error number.  info may be null.
+int send_to(Fiber* fiber, int signal, const siginfo_t* info) noexcept;
+
+// Sends to this process (kill(getpid())): as the kernel, the handler has run when this returns if the caller is the
+// one that handles it.  -1: weft has no part in this signal, it is the kernel's.
+int send_to_process(int signal, const siginfo_t* info) noexcept;
+
+// Wakes a fiber for pthread_cancel, or kicks the carrier that it blocks.
+void interrupt_for_cancel(Fiber* fiber) noexcept;
+
+// Runs the handlers of what is pending for the calling fiber.  Outside Busy.
+// Returns whether the interrupted call should fail with EINTR (false: all had SA_RESTART, or none ran).
+bool handle_pending() noexcept;
+
+// pthread_sigmask for the calling fiber.  0 or an error number.
+int change_mask(int how, const sigset_t* set, sigset_t* old) noexcept;
+
+void inherit_mask(Fiber* fiber) noexcept;  // a new fiber (counted as live already) gets its creator's mask
+void leave(Fiber* fiber) noexcept;         // it has ended (and is no longer counted as live)
+
+// A new carrier's kernel mask.
+void enter_carrier() noexcept;
+// The calling carrier's kernel mask follows when what all fibers block has changed.  One load when it has not.
+extern std::atomic<uint64_t> wanted_kernel_mask;
+void apply_kernel_mask(Carrier* carrier) noexcept;
+
+void reset_after_fork(Fiber* survivor) noexcept;
+
+}  // namespace weft::signals
