@@ -56,6 +56,14 @@ WEFT_HOOK int pthread_sigmask(int how, const sigset_t* set, sigset_t* old) noexc
   return on_fiber() ? signals::change_mask(how, set, old) : real::pthread_sigmask(how, set, old);
 }
 
+WEFT_HOOK int sigpending(sigset_t* set) noexcept {
+  if (!on_fiber()) return real::sigpending(set);
+  const uint64_t bits = signals::pending();
+  sigemptyset(set);
+  memcpy(set, &bits, sizeof bits);
+  return 0;
+}
+
 WEFT_HOOK int kill(pid_t process, int number) noexcept {
   if (on_fiber() && number != 0 && process == sys::getpid()) {
     siginfo_t info = {};

@@ -3,6 +3,7 @@
 
 #include <netinet/in.h>
 #include <sys/resource.h>
+#include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -301,7 +302,9 @@ void timeouts_changed(int fd) noexcept {
 
 namespace {
 
-constexpr int kHighest = 4096;  // a fork copies a table as long as the highest number: 32 KiB are bearable
+// Not higher: each fork copies a table as long as the highest number; and select(getdtablesize(), ...) of a plain
+// fd_set, which the kernel cuts at the size of the table, would be cut beyond the fd_set.
+constexpr int kHighest = FD_SETSIZE;
 constexpr int kMaxHidden = 1024;
 
 SpinLock hiding;  // guards hidden_count and the writing of `hidden`

@@ -146,8 +146,8 @@ Deadline socket_deadline(int fd, Descriptor& d, Direction direction) noexcept;
 // setsockopt changed them.
 void timeouts_changed(int fd) noexcept;
 
-// weft's own descriptors, invisible to the program: numbers are moved as high as is reasonable (kHighest in
-// fd_table.cc: the kernel copies a table as long as the highest number at each fork).
+// weft's own descriptors, invisible to the program: numbers at the soft limit if that may be passed, else below
+// FD_SETSIZE (kHighest in fd_table.cc says why not higher).
 int hide(int fd) noexcept;  // returns the new number, marks it; the old one is closed
 bool is_hidden(int fd) noexcept;
 int next_hidden(int from) noexcept;  // the lowest hidden number >= from; -1: none

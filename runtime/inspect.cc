@@ -13,8 +13,10 @@
 
 using namespace weft;
 
+// NOLINTNEXTLINE(bugprone-sizeof-expression): some members are pointers
+#define WEFT_SIZE(type, member) sizeof(type::member)
 #define WEFT_FIELD(record, type, member) \
-  InspectField { record "." #member, offsetof(type, member), sizeof(type::member) }
+  InspectField { record "." #member, offsetof(type, member), WEFT_SIZE(type, member) }
 
 #define WEFT_FIBER(member) WEFT_FIELD("fiber", Fiber, member)
 #define WEFT_CARRIER(member) WEFT_FIELD("carrier", Carrier, member)
@@ -31,37 +33,21 @@ extern "C" __attribute__((used, retain)) constinit const InspectRoot weft_inspec
     {state_names, static_cast<uint64_t>(State::kFinished) + 1},
     {reason_names, static_cast<uint64_t>(Reason::kCount)},
     {
-        WEFT_FIBER(word),
-        WEFT_FIBER(id),
-        WEFT_FIBER(tid),
-        WEFT_FIBER(name),
-        WEFT_FIBER(is_main),
-        WEFT_FIBER(reason),
-        WEFT_FIBER(detail_fd),
-        WEFT_FIBER(detail_object),
-        WEFT_FIBER(since),
-        WEFT_FIBER(start),
-        WEFT_FIBER(carrier),
-        WEFT_FIBER(worker),
-        WEFT_FIBER(context.sp),
-        WEFT_FIBER(context.thread_pointer),
-        WEFT_FIBER(stack.low),
-        WEFT_FIBER(stack.size),
-        WEFT_FIBER(stack.top),
-        WEFT_CARRIER(id),
-        WEFT_CARRIER(kernel_tid),
-        WEFT_CARRIER(running),
-        WEFT_CARRIER(worker),
-        WEFT_CARRIER(owns),
-        WEFT_WORKER(index),
-        WEFT_WORKER(owner),
-        WEFT_FRAME(r12),
-        WEFT_FRAME(r13),
-        WEFT_FRAME(r14),
-        WEFT_FRAME(r15),
-        WEFT_FRAME(rbx),
-        WEFT_FRAME(rbp),
-        WEFT_FRAME(rip),
-        InspectField{"frame", 0, sizeof(abi::SavedFrame)},
+        WEFT_FIBER(word),         WEFT_FIBER(id),
+        WEFT_FIBER(tid),          WEFT_FIBER(name),
+        WEFT_FIBER(is_main),      WEFT_FIBER(reason),
+        WEFT_FIBER(detail_fd),    WEFT_FIBER(detail_object),
+        WEFT_FIBER(since),        WEFT_FIBER(start),
+        WEFT_FIBER(carrier),      WEFT_FIBER(worker),
+        WEFT_FIBER(context.sp),   WEFT_FIBER(context.thread_pointer),
+        WEFT_FIBER(stack.low),    WEFT_FIBER(stack.size),
+        WEFT_FIBER(stack.top),    WEFT_CARRIER(id),
+        WEFT_CARRIER(kernel_tid), WEFT_CARRIER(running),
+        WEFT_CARRIER(worker),     WEFT_CARRIER(owns),
+        WEFT_WORKER(index),       WEFT_WORKER(owner),
+        WEFT_FRAME(r12),          WEFT_FRAME(r13),
+        WEFT_FRAME(r14),          WEFT_FRAME(r15),
+        WEFT_FRAME(rbx),          WEFT_FRAME(rbp),
+        WEFT_FRAME(rip),          InspectField{"frame", 0, sizeof(abi::SavedFrame)},
     },
 };

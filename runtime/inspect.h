@@ -41,13 +41,14 @@ struct InspectNames {
   uint64_t count;
 };
 
-constexpr uint32_t kInspectVersion = 1;  // of this struct and of what the fields mean; new fields need no new one
+constexpr uint32_t kInspectVersion =
+    1;  // of this struct and of what the fields mean; new fields need no new one
 constexpr uint32_t kInspectFields = 40;  // the rest have an empty name
 
 struct InspectRoot {
   char magic[16];  // "weft inspect"
   uint32_t version;
-  uint32_t size;        // of InspectRoot
+  uint32_t size;  // of InspectRoot
   InspectTable fibers;
   InspectTable carriers;
   InspectTable workers;

@@ -79,13 +79,12 @@ void Arming::abandon() noexcept {
 Why park(Arming& arming, Deadline deadline) noexcept {
   Parker& parker = *arming.parker;
   if (state_of(parker) == State::kReady) return finish_wait(parker);
-  if (!parker.is_fiber) return park_kernel_thread(arming, deadline);
-
   if (self.signals_waiting.load(std::memory_order_seq_cst)) [[unlikely]] {
     if (!give_up(arming, Why::kSignal)) return finish_wait(parker);
     parker.reason.store(Reason::kNone, std::memory_order_relaxed);
     return Why::kSignal;
   }
+  if (!parker.is_fiber) return park_kernel_thread(arming, deadline);
   auto* fiber = static_cast<Fiber*>(&parker);
   Carrier* carrier = fiber->carrier;
   TimerNode timer;

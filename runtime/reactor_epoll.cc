@@ -197,9 +197,9 @@ Armed enroll(int fd, Descriptor& d) noexcept {
     case 0:
       ReactorAccess::set_registered(d, worker);
       return Armed::kYes;
-    case -EBADF:  // closed behind weft's back; the call will find out
+    case -EBADF:  // closed behind weft's back
     case -ENOENT:
-      return Armed::kEdge;
+      return Armed::kClosed;
     case -EPERM:
       d.kind.store(Kind::kFile, std::memory_order_relaxed);
       return Armed::kUnpollable;

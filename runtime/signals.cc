@@ -276,6 +276,7 @@ void on_kernel_thread(int signal, siginfo_t* info, void* context) {
   }
   self.kept.fetch_or(bit(signal), std::memory_order_relaxed);
   self.signals_waiting.store(true, std::memory_order_relaxed);
+  interrupt(&self.parker);  // if it is parked: SA_RESTART would put it back to sleep
 }
 
 void trampoline(int signal, siginfo_t* info, void* context) {
@@ -370,7 +371,9 @@ int send_to_process(int signal, const siginfo_t* info) noexcept {
 
 void interrupt_for_cancel(Fiber* fiber) noexcept {
   Busy busy;
-  if (fiber != self.fiber) interrupt(fiber);
+  if (fiber == self.fiber) return;
+  self_of(*fiber).signals_waiting.store(true, std::memory_order_seq_cst);  // S2, S3: it may be about to park
+  interrupt(fiber);
 }
 
 bool handle_pending() noexcept {
@@ -409,6 +412,13 @@ int change_mask(int how, const sigset_t* set, sigset_t* old) noexcept {
   if ((fiber->pending.load(std::memory_order_relaxed) & ~fiber->signal_mask.load(std::memory_order_relaxed)) != 0)
     deliver(fiber, nullptr);
   return 0;
+}
+
+uint64_t pending() noexcept {
+  uint64_t kernel = 0;
+  sys::call(SYS_rt_sigpending, sys::word(&kernel), sizeof kernel);
+  const Fiber* fiber = self.fiber;
+  return (kernel | fiber->pending.load(std::memory_order_relaxed)) & fiber->signal_mask.load(std::memory_order_relaxed);
 }
 
 void inherit_mask(Fiber* fiber) noexcept {

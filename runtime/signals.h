@@ -55,6 +55,9 @@ bool handle_pending() noexcept;
 // pthread_sigmask for the calling fiber.  0 or an error number.
 int change_mask(int how, const sigset_t* set, sigset_t* old) noexcept;
 
+// What sigpending says on the calling fiber: kept for it, or pending in the kernel for the process.
+uint64_t pending() noexcept;
+
 void inherit_mask(Fiber* fiber) noexcept;  // a new fiber (counted as live already) gets its creator's mask
 void leave(Fiber* fiber) noexcept;         // it has ended (and is no longer counted as live)
 

@@ -12,6 +12,7 @@
 #include "runtime/carrier.h"
 #include "runtime/park.h"
 #include "runtime/signals.h"
+#include "runtime/sync/robust.h"
 
 extern "C" {
 void __pthread_register_cancel(__pthread_unwind_buf_t*) __attribute__((nothrow));
@@ -179,6 +180,7 @@ void end_current() noexcept {
   // In a fork child this thread was the only one: its end is the end of the process, as for the last thread.
   if (fiber == nullptr || live_count.fetch_sub(1, std::memory_order_acq_rel) == 1) exit(0);
   ++self.busy;
+  sync::abandon_robust_locks();
   signals::leave(fiber);
   Carrier::switch_away(fiber, Carrier::After::kFinish);
   WEFT_CHECK(false, "a finished fiber was resumed");

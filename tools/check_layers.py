@@ -22,21 +22,27 @@ RANKS = [
     ["context"],
     ["fiber"],
     ["park"],
-    ["parking_lot", "timers", "reactor", "fd_table", "sync"],
+    ["parking_lot", "timers", "reactor", "fd_table", "sync", "ready_queue"],
     ["worker"],
     ["carrier", "monitor"],
-    ["signals", "process"],
+    ["signals", "thread", "process", "runtime"],
     ["inspect", "api"],
 ]
 
-# (file, layer above it that it may include)
+# (file, layer above it that it may include). All are .cc files: they close the circle between "a wake makes a fiber
+# ready" and "a carrier runs ready fibers"; the headers stay free of circles.
 REACH_BACK = {
-    ("runtime/park.cc", "worker"),
+    ("runtime/park.cc", "carrier"),            # a park switches away
+    ("runtime/reactor_epoll.cc", "worker"),    # a descriptor is registered with the worker it is first waited for on
+    ("runtime/reactor_epoll.cc", "carrier"),
+    ("runtime/worker.cc", "carrier"),          # a wake goes to the worker of the calling carrier
+    ("runtime/carrier.cc", "signals"),         # a carrier's kernel mask follows the fibers'
+    ("runtime/carrier.cc", "thread"),          # the end of a fiber is completed off its stack
 }
 
 ROOT = Path(__file__).resolve().parent.parent
 RANK = {layer: rank for rank, layers in enumerate(RANKS) for layer in layers}
-INCLUDE = re.compile(r'^\s*#\s*include\s*["<]([^">]+)[">]')
+INCLUDE = re.compile(r'^\s*#\s*include\s*(["<])([^">]+)[">]')
 
 
 def layer_of(path):
@@ -47,9 +53,10 @@ def layer_of(path):
     return name if name in RANK else None
 
 
-def resolve(includer, name):
+def resolve(includer, quote, name):
     """The file of ours that an include names, relative to the repository, or None."""
-    for directory in (ROOT, ROOT / "include", (ROOT / includer).parent):
+    beside = [(ROOT / includer).parent] if quote == '"' else []
+    for directory in (ROOT, ROOT / "include", *beside):
         found = (directory / name).resolve()
         if found.is_file() and found.is_relative_to(ROOT):
             return found.relative_to(ROOT)
@@ -60,9 +67,9 @@ def includes(path):
     """(line number, line, file of ours) for each include of ours in a file; a missing file counts by its name."""
     for number, line in enumerate((ROOT / path).read_text(errors="replace").splitlines(), 1):
         if match := INCLUDE.match(line):
-            target = resolve(path, match[1])
-            if target is None and match[1].split("/")[0] in ("runtime", "hook"):
-                target = Path(match[1])
+            target = resolve(path, *match.groups())
+            if target is None and match[2].split("/")[0] in ("runtime", "hook"):
+                target = Path(match[2])
             if target is not None:
                 yield number, line.strip(), target
 

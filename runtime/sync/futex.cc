@@ -9,19 +9,19 @@
 namespace weft::sync {
 namespace {
 
-// The kernel's waiters, after the lot's.
-long wake_in_kernel(const FutexCall& call, uint32_t* word, int count, uint32_t bitset) noexcept {
-  if (count <= 0) return 0;
-  const long woken = sys::call(SYS_futex, sys::word(word), FUTEX_WAKE_BITSET | call.flags, count, 0, 0,
-                               static_cast<int>(bitset));
-  return woken < 0 ? 0 : woken;
+// The kernel's part of a call, after `done` waiters in the lot: an error counts only if nothing was done yet.
+long total(long done, long in_kernel) noexcept {
+  if (in_kernel >= 0) return done + in_kernel;
+  return done != 0 ? done : in_kernel;
 }
 
 long wake(const FutexCall& call, uint32_t* word, uint32_t count_given, uint32_t bitset) noexcept {
   // The kernel wakes before it counts: at least one.
   const int count = static_cast<int>(count_given) < 1 ? 1 : static_cast<int>(count_given);
   const int woken = lot::wake(word, count, bitset);
-  return woken + wake_in_kernel(call, word, count - woken, bitset);
+  if (woken == count) return woken;
+  return total(woken, sys::call(SYS_futex, sys::word(word), FUTEX_WAKE_BITSET | call.flags, count - woken, 0, 0,
+                                static_cast<int>(bitset)));
 }
 
 long requeue(const FutexCall& call, const uint32_t* expected) noexcept {
@@ -30,11 +30,9 @@ long requeue(const FutexCall& call, const uint32_t* expected) noexcept {
   const lot::Requeued done = lot::requeue(call.word, wake_count, call.word2, move_count, expected);
   if (!done.matched) return -EAGAIN;
   const int wakes_left = wake_count - done.woken, moves_left = move_count - done.moved;
-  long in_kernel = 0;
-  if (wakes_left > 0 || moves_left > 0)
-    in_kernel = sys::call(SYS_futex, sys::word(call.word), FUTEX_REQUEUE | call.flags, wakes_left, moves_left,
-                          sys::word(call.word2));
-  return done.woken + done.moved + (in_kernel < 0 ? 0 : in_kernel);
+  if (wakes_left == 0 && moves_left == 0) return done.woken + done.moved;
+  return total(done.woken + done.moved, sys::call(SYS_futex, sys::word(call.word), FUTEX_REQUEUE | call.flags,
+                                                  wakes_left, moves_left, sys::word(call.word2)));
 }
 
 // FUTEX_WAKE_OP's operation: what it does to the second word ...

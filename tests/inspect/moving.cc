@@ -1,7 +1,8 @@
 // moving.cc - threads that never stand still for long, to be looked at all the same.
 //
 // Owns:        eight pairs of threads; each pair hands a number to and fro through a socket.
-// Keeps true:  no number is lost or changed, whoever looks; it ends, status 0, as soon as standard input does.
+// Keeps true:  no number is lost or changed, whoever looks; it ends, status 0, as soon as standard
+//              input does.
 // Called by:   stacks_test.py; runs natively, too.
 // See also:    parked.cc (the opposite).
 
@@ -58,7 +59,7 @@ int main() {
     for (const auto body : {serve, answer}) {
       pthread_t thread;
       void* fd = reinterpret_cast<void*>(static_cast<long>(pair[body == answer ? 1 : 0]));
-      MUST(pthread_create(&thread, nullptr, body, fd));
+      CHECK_EQ(pthread_create(&thread, nullptr, body, fd), 0);
       threads.push_back(thread);
     }
   }
@@ -68,7 +69,7 @@ int main() {
   while (read(0, &byte, 1) > 0) {
   }
   over = true;
-  for (const pthread_t thread : threads) MUST(pthread_join(thread, nullptr));
+  for (const pthread_t thread : threads) CHECK_EQ(pthread_join(thread, nullptr), 0);
   CHECK(exchanged > 0);
   puts("ended well");
   return 0;

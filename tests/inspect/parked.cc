@@ -1,8 +1,9 @@
 // parked.cc - threads that wait, in every way that has a name, for something to look at.
 //
-// Owns:        per kind of wait as many threads as the first argument says (10), and one that computes.
-// Keeps true:  each kind waits in a function of its own that shows in backtraces; it all ends well, status 0, as soon as
-//              standard input does.
+// Owns:        per kind of wait as many threads as the first argument says (10), and one that
+//              computes.
+// Keeps true:  each kind waits in a function of its own that shows in backtraces; it all ends well,
+//              status 0, as soon as standard input does.
 // Called by:   stacks_test.py; runs natively, too.
 // See also:    moving.cc (the opposite).
 
@@ -19,7 +20,7 @@
 
 #include "../programs/check.h"
 
-#define SEEN_IN_BACKTRACES __attribute__((noinline, noclone))
+#define SEEN_IN_BACKTRACES __attribute__((noinline))
 
 pthread_mutex_t gate_mutex = PTHREAD_MUTEX_INITIALIZER;
 pthread_mutex_t cond_mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -34,14 +35,14 @@ SEEN_IN_BACKTRACES void wait_in_recv(int fd) {
 }
 
 SEEN_IN_BACKTRACES void wait_in_cond() {
-  MUST(pthread_mutex_lock(&cond_mutex));
-  while (!over) MUST(pthread_cond_wait(&gate_cond, &cond_mutex));
-  MUST(pthread_mutex_unlock(&cond_mutex));
+  CHECK_EQ(pthread_mutex_lock(&cond_mutex), 0);
+  while (!over) CHECK_EQ(pthread_cond_wait(&gate_cond, &cond_mutex), 0);
+  CHECK_EQ(pthread_mutex_unlock(&cond_mutex), 0);
 }
 
 SEEN_IN_BACKTRACES void wait_in_mutex() {
-  MUST(pthread_mutex_lock(&gate_mutex));
-  MUST(pthread_mutex_unlock(&gate_mutex));
+  CHECK_EQ(pthread_mutex_lock(&gate_mutex), 0);
+  CHECK_EQ(pthread_mutex_unlock(&gate_mutex), 0);
 }
 
 SEEN_IN_BACKTRACES void wait_in_sleep() {
@@ -50,7 +51,7 @@ SEEN_IN_BACKTRACES void wait_in_sleep() {
 }
 
 SEEN_IN_BACKTRACES void wait_in_join(pthread_t thread) {
-  MUST(pthread_join(thread, nullptr));
+  CHECK_EQ(pthread_join(thread, nullptr), 0);
   ++ended;
 }
 
@@ -90,8 +91,8 @@ void* computer(void*) {
 
 pthread_t start(void* (*body)(void*), void* argument, const char* name) {
   pthread_t thread;
-  MUST(pthread_create(&thread, nullptr, body, argument));
-  MUST(pthread_setname_np(thread, name));
+  CHECK_EQ(pthread_create(&thread, nullptr, body, argument), 0);
+  CHECK_EQ(pthread_setname_np(thread, name), 0);
   return thread;
 }
 
@@ -106,7 +107,7 @@ int main(int argc, char** argv) {
   struct sigaction nothing = {};
   nothing.sa_handler = [](int) {};
   MUST(sigaction(SIGUSR1, &nothing, nullptr));
-  MUST(pthread_mutex_lock(&gate_mutex));
+  CHECK_EQ(pthread_mutex_lock(&gate_mutex), 0);
 
   std::vector<pthread_t> others, sleepers;
   std::vector<int> ends;
@@ -114,7 +115,8 @@ int main(int argc, char** argv) {
     int pair[2];
     MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
     ends.push_back(pair[0]);
-    others.push_back(start(receiver, reinterpret_cast<void*>(static_cast<long>(pair[1])), "receiver"));
+    others.push_back(
+        start(receiver, reinterpret_cast<void*>(static_cast<long>(pair[1])), "receiver"));
     others.push_back(start(cond_waiter, nullptr, "cond"));
     others.push_back(start(mutex_waiter, nullptr, "mutex"));
     sleepers.push_back(start(sleeper, nullptr, "sleeper"));
@@ -127,12 +129,12 @@ int main(int argc, char** argv) {
   wait_for_the_end_of_input();
   over = true;
   for (const int fd : ends) MUST(close(fd));
-  MUST(pthread_mutex_lock(&cond_mutex));
-  MUST(pthread_cond_broadcast(&gate_cond));
-  MUST(pthread_mutex_unlock(&cond_mutex));
-  MUST(pthread_mutex_unlock(&gate_mutex));
+  CHECK_EQ(pthread_mutex_lock(&cond_mutex), 0);
+  CHECK_EQ(pthread_cond_broadcast(&gate_cond), 0);
+  CHECK_EQ(pthread_mutex_unlock(&cond_mutex), 0);
+  CHECK_EQ(pthread_mutex_unlock(&gate_mutex), 0);
   for (const pthread_t thread : sleepers) pthread_kill(thread, SIGUSR1);
-  for (const pthread_t thread : others) MUST(pthread_join(thread, nullptr));
+  for (const pthread_t thread : others) CHECK_EQ(pthread_join(thread, nullptr), 0);
   CHECK_EQ(ended.load(), 5 * n + 1);
   puts("ended well");
   return 0;

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,7 @@ KINDS = {  # reason: (function of parked.cc that waits, its thread's name)
     "sleep": ("wait_in_sleep", "sleeper"),
     "join": ("wait_in_join", "joiner"),
 }
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
 PATIENCE = 60  # seconds, on a machine that is busy with something else
 
 
@@ -151,15 +153,15 @@ class Stacks(unittest.TestCase):
     def test_main_waits_on_its_own_stack(self):
         with parked() as pid:
             main = next(fiber for fiber in stacks_json(pid)["fibers"] if fiber["tid"] == pid)
-        self.assertEqual(functions(main)[-3:-2] + functions(main)[-1:], ["__libc_start_call_main", "_start"])
-        self.assertIn("main", functions(main))
+        self.assertLessEqual({"wait_for_the_end_of_input", "main"}, set(functions(main)))
+        self.assertEqual(functions(main)[-1], "_start")
 
     def test_the_hook_is_the_only_frame_of_weft(self):
         with parked() as pid:
             fibers, complete = stacks_json(pid)["fibers"], stacks_json(pid, "--all-frames")["fibers"]
         receiver = next(fiber for fiber in fibers if fiber["name"] == "receiver")
-        self.assertRegex(functions(receiver)[0], "recv")
-        self.assertEqual(functions(receiver)[1], "wait_in_recv")
+        self.assertIn("wait_in_recv", functions(receiver)[:3])  # the checking recv of libc's headers may be between
+        self.assertEqual(functions(receiver)[-1], "receiver")
         for fiber in fibers:
             weft = [frame for frame in fiber["frames"] if "libweft" in frame["module"]]
             self.assertLessEqual(len(weft), 1, fiber)
@@ -227,7 +229,7 @@ class Stacks(unittest.TestCase):
         self.assertLessEqual({"serve", "answer", "main"}, seen)
 
 
-@unittest.skipUnless(shutil.which("gdb") and shutil.which("gcore"), "gdb is not here")
+@unittest.skipUnless(shutil.which("gdb"), "gdb is not here")
 class Gdb(unittest.TestCase):
     def gdb(self, *arguments, commands):
         words = [word for command in commands for word in ("-ex", command)]
@@ -267,10 +269,11 @@ class Gdb(unittest.TestCase):
 
     def test_a_core_file(self):
         with parked() as pid, tempfile.TemporaryDirectory() as directory:
-            subprocess.run(["gcore", "-o", f"{directory}/core", str(pid)], check=True, capture_output=True)
+            core = f"{directory}/core"
+            self.assertIn(f"Saved corefile {core}", self.gdb("-p", pid, commands=[f"weft gcore {core}"]))
 
             def ask(*commands):
-                return self.gdb(PROGRAMS / "parked", f"{directory}/core.{pid}", commands=commands)
+                return self.gdb(PROGRAMS / "parked", core, commands=commands)
             self.check_list(ask("weft fibers"))
             self.check_all_backtraces(ask("weft all bt"))
             self.check_one(ask)

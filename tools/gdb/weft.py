@@ -4,6 +4,7 @@
     weft bt ID [ARGS]            the backtrace of a fiber; ARGS as for bt
     weft fiber ID apply COMMAND  any command (info locals, up, p variable) as if that fiber were the selected thread
     weft all bt [ARGS]           the backtrace of every fiber; any other command works, too
+    weft gcore [FILE]            a core file with all stacks in it
 
 Owns:        the reading of the runtime's tables, and the unwinder that leads from a kernel thread into a parked fiber.
 Keeps true:  nothing is written, neither memory nor registers, so all of it works on a live process and on a core file;
@@ -16,6 +17,9 @@ registers into a thread is dangerous in a live process and impossible in a core.
 unwinder claims frame 0 of the selected thread and says that its caller has the registers which the fiber left on its
 stack. From there on gdb unwinds by itself. The frames of the fiber therefore begin with number 1 (or 2, if frame 0
 of the thread is inlined); inside `apply` they may be selected by these numbers.
+
+Core files. The kernel's are complete. gdb's own gcore gives up a mapping at the first page that cannot be read, and
+stacks have guard pages inside their mappings; `weft gcore` writes the same file and then adds what is missing.
 
 Limits: $variables and locals are the fiber's, __thread variables are those of the thread that lends its frame 0
 (libthread_db asks the kernel thread). Fibers that run are shown by switching to their kernel thread.
@@ -298,6 +302,54 @@ def apply(fiber, command):
             run_here(command)
 
 
+# --- core files --------------------------------------------------------------------------------------------------
+
+PAGE = 4096
+PAGES_AT_ONCE = 1 << 16
+PT_LOAD = 1
+PN_XNUM = 0xffff
+
+
+def segments(core):
+    """(address, offset in the file, size) of what a core file holds."""
+    header = core.read(64)
+    table, sections = struct.unpack_from("<QQ", header, 0x20)
+    size, count = struct.unpack_from("<HH", header, 0x36)
+    if count == PN_XNUM:
+        core.seek(sections + 0x2c)
+        count = int.from_bytes(core.read(4), "little")
+    core.seek(table)
+    for entry in struct.iter_unpack("<IIQQQQQQ", core.read(size * count)):
+        if entry[0] == PT_LOAD and entry[5] != 0:
+            yield entry[3], entry[2], entry[5]
+
+
+def touched_pages(pagemap, address, size):
+    """The addresses of the pages that may hold something, ascending."""
+    for first in range(address // PAGE, (address + size) // PAGE, PAGES_AT_ONCE):
+        n = min(PAGES_AT_ONCE, (address + size) // PAGE - first)
+        pagemap.seek(first * 8)
+        entries = pagemap.read(n * 8)
+        if entries.strip(b"\0"):
+            for i, (entry,) in enumerate(struct.iter_unpack("<Q", entries)):
+                if entry >> 62:  # present or swapped
+                    yield (first + i) * PAGE
+
+
+def complete_core(path, pid):
+    with open(path, "r+b") as core, open(f"/proc/{pid}/mem", "rb", 0) as memory, \
+            open(f"/proc/{pid}/pagemap", "rb", 0) as pagemap:
+        for address, offset, size in list(segments(core)):
+            for page in touched_pages(pagemap, address, size):
+                try:
+                    memory.seek(page)
+                    content = memory.read(PAGE)
+                except OSError:  # a guard
+                    continue
+                core.seek(offset + page - address)
+                core.write(content)
+
+
 # --- words -------------------------------------------------------------------------------------------------------
 
 
@@ -388,6 +440,21 @@ Usage: weft fiber ID apply COMMAND"""
         apply(fiber_of(words[0]), words[2])
 
 
+class GcoreCommand(gdb.Command):
+    """Write a core file of the live process that has every fiber's stack.
+Usage: weft gcore [FILE]"""
+
+    def __init__(self):
+        super().__init__("weft gcore", gdb.COMMAND_SUPPORT, gdb.COMPLETE_FILENAME)
+
+    def invoke(self, argument, from_tty):
+        pid = gdb.selected_inferior().pid
+        path = argument.strip() or f"core.{pid}"
+        gdb.execute(f"gcore {path}", to_string=True)
+        complete_core(path, pid)
+        gdb.write(f"Saved corefile {path}, with the stacks of all fibers\n")
+
+
 class AllCommand(gdb.Command):
     """Run a command, usually bt, for every fiber.
 Usage: weft all COMMAND"""
@@ -406,5 +473,5 @@ Usage: weft all COMMAND"""
                 gdb.write(f"({error})\n")
 
 
-for command in (WeftCommand, FibersCommand, BtCommand, FiberCommand, AllCommand):
+for command in (WeftCommand, FibersCommand, BtCommand, FiberCommand, AllCommand, GcoreCommand):
     command()

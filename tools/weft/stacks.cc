@@ -3,8 +3,8 @@
 // Owns:        the order of events, and which processes there is nothing to say about.
 // Keeps true:  one sentence on stderr and status 1 when nothing can be shown.
 // Called by:   stacks.h.
-// See also:    stacks_process.h -> stacks_root.h -> stacks_fibers.h -> stacks_look.h -> stacks_print.h, in the order in
-//              which they are used here.
+// See also:    stacks_process.h -> stacks_root.h -> stacks_fibers.h -> stacks_look.h ->
+//              stacks_print.h, in the order in which they are used here.
 
 #include "tools/weft/stacks.h"
 
@@ -22,7 +22,8 @@ namespace {
 
 Root root_of(const Process& process) {
   if (const auto root = Root::find(process)) return *root;
-  throw Refusal("process " + std::to_string(process.pid()) + " (" + process.command() + ") does not run under weft");
+  throw Refusal("process " + std::to_string(process.pid()) + " (" + process.command() +
+                ") does not run under weft");
 }
 
 void refuse_if_native(const Process& process, const Tables& tables) {
@@ -43,7 +44,8 @@ void show(const Process& process, const StacksOptions& options) {
   Waits waits(process, tables, census, symbols);
   Looker looker(process, root, tables, unwinder, symbols,
                 {.wanted = !options.no_frames, .all = options.all_frames, .most = options.frames});
-  const auto printer = options.json ? make_json_printer(std::cout, symbols) : make_text_printer(std::cout, symbols);
+  const auto printer =
+      options.json ? make_json_printer(std::cout, symbols) : make_text_printer(std::cout, symbols);
 
   printer->begin({process.pid(), process.command(), census, tables.carriers().count});
   uint32_t shown = 0;

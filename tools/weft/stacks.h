@@ -3,7 +3,8 @@
 // Owns:        StacksOptions.
 // Keeps true:  the program that is looked at goes on as if nobody had looked.
 // Called by:   main.cc.
-// See also:    runtime/inspect.h (what is there to be read), tools/gdb/weft.py (the same in a debugger).
+// See also:    runtime/inspect.h (what is there to be read), tools/gdb/weft.py (the same in a
+//              debugger).
 
 #pragma once
 

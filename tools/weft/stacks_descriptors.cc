@@ -33,7 +33,8 @@ std::string internet_address(const std::string& text) {
   std::array<char, INET6_ADDRSTRLEN> address{};
   inet_ntop(colon == 8 ? AF_INET : AF_INET6, words.data(), address.data(), address.size());
   const std::string port = std::to_string(strtoul(text.c_str() + colon + 1, nullptr, 16));
-  return colon == 8 ? address.data() + (":" + port) : "[" + std::string(address.data()) + "]:" + port;
+  return colon == 8 ? address.data() + (":" + port)
+                    : "[" + std::string(address.data()) + "]:" + port;
 }
 
 bool nobody(const std::string& address) { return address.ends_with(":0000"); }
@@ -44,7 +45,7 @@ std::string Descriptors::describe(int fd) {
   std::array<char, PATH_MAX> target{};
   const std::string link = proc_path(process_.pid(), "fd/" + std::to_string(fd));
   if (readlink(link.c_str(), target.data(), target.size() - 1) < 0) return "";
-  const std::string text = target.data();
+  std::string text = target.data();
   if (!text.starts_with("socket:[")) return text;
   read_sockets();
   const auto socket = sockets_.find(text.substr(8, text.size() - 9));
@@ -66,7 +67,8 @@ void Descriptors::read_internet_sockets(const std::string& table) {
   while (std::getline(file, line)) {
     std::istringstream words(line);
     std::string slot, local, remote, state, queues, timer, retransmits, user, timeout, inode;
-    if (!(words >> slot >> local >> remote >> state >> queues >> timer >> retransmits >> user >> timeout >> inode))
+    if (!(words >> slot >> local >> remote >> state >> queues >> timer >> retransmits >> user >>
+          timeout >> inode))
       continue;
     std::string& text = sockets_[inode];
     text = table + " " + internet_address(local);

@@ -1,7 +1,8 @@
 // stacks_descriptors.h - what a descriptor of a process is, in words.
 //
 // Owns:        Descriptors: the sockets of the process's network namespace, read once.
-// Keeps true:  a descriptor that is gone, or a socket that no table lists, is said as far as it is known.
+// Keeps true:  a descriptor that is gone, or a socket that no table lists, is said as far as it is
+//              known.
 // Called by:   stacks_wait.cc.
 // See also:    proc(5) (/proc/PID/fd, /proc/PID/net).
 

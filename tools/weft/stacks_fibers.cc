@@ -25,8 +25,12 @@ Tables::Tables(const Process& process, const Root& root)
       carriers_(process, root.carriers()),
       workers_(process, root.workers()) {
   const auto fiber = [&](const char* name) { return root.field("fiber.", name, fibers_.stride); };
-  const auto carrier = [&](const char* name) { return root.field("carrier.", name, carriers_.stride); };
-  const auto worker = [&](const char* name) { return root.field("worker.", name, workers_.stride); };
+  const auto carrier = [&](const char* name) {
+    return root.field("carrier.", name, carriers_.stride);
+  };
+  const auto worker = [&](const char* name) {
+    return root.field("worker.", name, workers_.stride);
+  };
   fiber_ = {.word = fiber("word"),
             .id = fiber("id"),
             .tid = fiber("tid"),
@@ -44,7 +48,8 @@ Tables::Tables(const Process& process, const Root& root)
             .stack_low = fiber("stack.low"),
             .stack_size = fiber("stack.size"),
             .stack_top = fiber("stack.top")};
-  carrier_ = {.id = carrier("id"), .kernel_tid = carrier("kernel_tid"), .running = carrier("running")};
+  carrier_ = {
+      .id = carrier("id"), .kernel_tid = carrier("kernel_tid"), .running = carrier("running")};
   worker_ = {.index = worker("index"), .owner = worker("owner")};
 }
 
@@ -102,7 +107,8 @@ Census Tables::census() const {
     ++census.by_state[fiber.state];
     census.by_tid[fiber.tid] = fiber.id;
     ++census.fibers;
-    if (const auto at = workers_.record_at(fiber.worker); fiber.state == "ready" && at < census.workers.size())
+    if (const auto at = workers_.record_at(fiber.worker);
+        fiber.state == "ready" && at < census.workers.size())
       ++census.workers[*at].ready;
     return true;
   });
@@ -122,9 +128,11 @@ std::vector<WorkerView> Tables::workers() const {
 
 std::optional<CarrierView> Tables::carrier(uint64_t address) const {
   std::vector<char> record(carriers_.stride);
-  if (!carriers_.record_at(address) || !process_.read(address, record.data(), record.size())) return std::nullopt;
+  if (!carriers_.record_at(address) || !process_.read(address, record.data(), record.size()))
+    return std::nullopt;
   return CarrierView{static_cast<uint32_t>(number(record.data(), carrier_.id)),
-                     static_cast<int>(number(record.data(), carrier_.kernel_tid)), number(record.data(), carrier_.running)};
+                     static_cast<int>(number(record.data(), carrier_.kernel_tid)),
+                     number(record.data(), carrier_.running)};
 }
 
 }  // namespace weft::launcher

@@ -1,7 +1,9 @@
 // stacks_fibers.h - the records of the runtime, copied and decoded.
 //
-// Owns:        Fiber, Carrier, Worker as seen from outside; Tables, which reads them; Census, what there is in all.
-// Keeps true:  a record is copied whole and decoded afterwards; nobody follows a pointer in it unchecked.
+// Owns:        Fiber, Carrier, Worker as seen from outside; Tables, which reads them; Census, what
+//              there is in all.
+// Keeps true:  a record is copied whole and decoded afterwards; nobody follows a pointer in it
+//              unchecked.
 // Called by:   stacks.cc, stacks_look.cc.
 // See also:    runtime/inspect.h, runtime/fiber.h (states and reasons).
 
@@ -34,7 +36,7 @@ struct FiberView {
   uint64_t start;      // the function that it was started with; 0: main
   uint64_t carrier;    // addresses of records
   uint64_t worker;
-  uint64_t sp;         // of the saved frame
+  uint64_t sp;  // of the saved frame
   uint64_t thread_pointer;
   uint64_t stack_low, stack_size, stack_top;
 
@@ -69,7 +71,8 @@ class Tables {
   const TableView& fibers() const { return fibers_; }
   const TableView& carriers() const { return carriers_; }
 
-  // Every fiber there is, in the order of their ids; stops when `visit` answers false. Reads a chunk at a time.
+  // Every fiber there is, in the order of their ids; stops when `visit` answers false. Reads a
+  // chunk at a time.
   void for_each_fiber(const std::function<bool(const FiberView&)>& visit) const;
   Census census() const;
 
@@ -85,8 +88,8 @@ class Tables {
   const Root& root_;
   TableView fibers_, carriers_, workers_;
   struct {  // the fields, looked up once
-    InspectField word, id, tid, name, is_main, reason, fd, object, since, start, carrier, worker, sp, thread_pointer,
-        stack_low, stack_size, stack_top;
+    InspectField word, id, tid, name, is_main, reason, fd, object, since, start, carrier, worker,
+        sp, thread_pointer, stack_low, stack_size, stack_top;
   } fiber_;
   struct {
     InspectField id, kernel_tid, running;

@@ -1,7 +1,8 @@
 // stacks_look.cc - see stacks_look.h.
 //
 // Owns:        the order in which record, stack and registers are read.
-// Keeps true:  word, stack, word: with both words equal the stack is the one that the word speaks of.
+// Keeps true:  word, stack, word: with both words equal the stack is the one that the word speaks
+//              of.
 // Called by:   stacks_look.h.
 // See also:    runtime/park.h (the states), stacks_trace.h (fibers that run).
 
@@ -21,10 +22,12 @@ constexpr int kAttempts = 6;
 constexpr timespec kPause = {0, 300'000};
 constexpr uint32_t kLongestFrame = 4096;  // of a switched-off context; 72 bytes on x86-64
 constexpr uint64_t kPage = 4096;
-constexpr uint64_t kParkedWindow = 8192;    // of most stacks all that is needed
-constexpr uint64_t kRunningWindow = 256 << 10;  // no second chance: the stack is in use as soon as the thread goes on
+constexpr uint64_t kParkedWindow = 8192;  // of most stacks all that is needed
+constexpr uint64_t kRunningWindow =
+    256 << 10;  // no second chance: the stack is in use as soon as the thread goes on
 constexpr size_t kMostWeftFrames = 32;  // that may be left out
-constexpr uint64_t kFreshRoom = 128;        // a context that never ran lies this close to the top of its stack
+constexpr uint64_t kFreshRoom =
+    128;  // a context that never ran lies this close to the top of its stack
 
 uint64_t number(const char* record, const InspectField& field) {
   uint64_t value = 0;
@@ -36,8 +39,8 @@ bool is_weft(const Frame& frame) {
   return frame.module.substr(frame.module.rfind('/') + 1).starts_with("libweft");
 }
 
-// What is weft's own below the hook that the program called (it stays, as the name of what the program waits in) and
-// above the program's start function goes.
+// What is weft's own below the hook that the program called (it stays, as the name of what the
+// program waits in) and above the program's start function goes.
 void leave_out_weft(std::vector<Frame>& frames) {
   const auto program = std::find_if_not(frames.begin(), frames.end(), is_weft);
   if (program == frames.end()) return;
@@ -47,8 +50,8 @@ void leave_out_weft(std::vector<Frame>& frames) {
 
 }  // namespace
 
-Looker::Looker(const Process& process, const Root& root, const Tables& tables, Unwinder& unwinder, Symbols& symbols,
-               const FrameChoice& choice)
+Looker::Looker(const Process& process, const Root& root, const Tables& tables, Unwinder& unwinder,
+               Symbols& symbols, const FrameChoice& choice)
     : process_(process),
       tables_(tables),
       unwinder_(unwinder),
@@ -58,7 +61,8 @@ Looker::Looker(const Process& process, const Root& root, const Tables& tables, U
       after_(tables.fiber_size()),
       frame_(root.field("frame", "", kLongestFrame)) {
   const auto saved = [&](const char* name) { return root.field("frame.", name, frame_.size); };
-  saved_ = {saved("r12"), saved("r13"), saved("r14"), saved("r15"), saved("rbx"), saved("rbp"), saved("rip")};
+  saved_ = {saved("r12"), saved("r13"), saved("r14"), saved("r15"),
+            saved("rbx"), saved("rbp"), saved("rip")};
 }
 
 Look Looker::look(const FiberView& seen) {
@@ -151,11 +155,13 @@ Registers Looker::saved_registers(const FiberView& fiber, const char* frame) con
 
 bool Looker::look_at_running(Look& look) {
   RunningThread thread(process_, look.carrier->kernel_tid);
+  look.system_call = thread.system_call();
   if (!thread.registers()) {
     look.no_frames_because = "its registers cannot be read: " + thread.why_not();
     return true;
   }
-  if (thread.thread_pointer() && *thread.thread_pointer() != look.fiber.thread_pointer) return false;
+  if (thread.thread_pointer() && *thread.thread_pointer() != look.fiber.thread_pointer)
+    return false;
   const Registers registers = *thread.registers();
   const uint64_t sp = *registers.general[Registers::kRsp];
   std::vector<char> window(std::min(stack_end(look.fiber, sp) - sp, kRunningWindow));

@@ -1,8 +1,9 @@
 // stacks_look.h - one fiber, looked at while the program runs on.
 //
-// Owns:        Look (what is found out about a fiber) and Looker, which tries until it is consistent.
-// Keeps true:  frames belong to the state that is reported with them; a fiber that never stands still long enough is
-//              reported as moving, without frames.
+// Owns:        Look (what is found out about a fiber) and Looker, which tries until it is
+//              consistent.
+// Keeps true:  frames belong to the state that is reported with them; a fiber that never stands
+//              still long enough is reported as moving, without frames.
 // Called by:   stacks.cc.
 // See also:    runtime/inspect.h ("Reading while the program runs").
 
@@ -21,10 +22,11 @@ namespace weft::launcher {
 struct Look {
   FiberView fiber;
   std::optional<CarrierView> carrier;  // who runs it, when it runs
-  bool fresh = false;                  // has never run
-  bool moving = false;                 // changed again and again
-  std::string no_frames_because;       // empty: frames are all there is
-  std::vector<Frame> frames;           // innermost first
+  std::optional<long> system_call;  // that it is blocked in, although it runs: weft did not park it
+  bool fresh = false;               // has never run
+  bool moving = false;              // changed again and again
+  std::string no_frames_because;    // empty: frames are all there is
+  std::vector<Frame> frames;        // innermost first
 };
 
 struct FrameChoice {
@@ -35,8 +37,8 @@ struct FrameChoice {
 
 class Looker {
  public:
-  Looker(const Process& process, const Root& root, const Tables& tables, Unwinder& unwinder, Symbols& symbols,
-         const FrameChoice& choice);
+  Looker(const Process& process, const Root& root, const Tables& tables, Unwinder& unwinder,
+         Symbols& symbols, const FrameChoice& choice);
 
   Look look(const FiberView& seen);
 

@@ -1,8 +1,8 @@
 // stacks_modules.h - the program and libraries that a process has mapped, as libdwfl sees them.
 //
 // Owns:        Modules: the one Dwfl of a look.
-// Keeps true:  files are opened as the process sees them (deleted ones, other mount namespaces), and
-//              no debuginfo server is asked.
+// Keeps true:  files are opened as the process sees them (deleted ones, other mount namespaces),
+//              and no debuginfo server is asked.
 // Called by:   stacks_unwind.cc, stacks_symbols.cc.
 // See also:    elfutils' libdwfl.h.
 

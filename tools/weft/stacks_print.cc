@@ -29,19 +29,22 @@ class TextPrinter : public Printer {
 
   void begin(const Summary& summary) override {
     command_ = summary.command;
-    out_ << "process " << summary.pid << " (" << command_ << "): " << counted(summary.census.fibers, "fiber");
+    out_ << "process " << summary.pid << " (" << command_
+         << "): " << counted(summary.census.fibers, "fiber");
     const char* before = ": ";
     for (const auto& [state, n] : summary.census.by_state) {
       out_ << before << n << ' ' << state;
       before = ", ";
     }
-    out_ << "; " << counted(summary.census.workers.size(), "worker") << ", " << counted(summary.carriers, "carrier") << '\n';
+    out_ << "; " << counted(summary.census.workers.size(), "worker") << ", "
+         << counted(summary.carriers, "carrier") << '\n';
   }
 
   void print(const Look& look, const Wait& wait) override {
     const FiberView& fiber = look.fiber;
-    out_ << (look.frames.empty() && !after_frames_ ? "" : "\n") << "fiber " << fiber.id << "  tid " << fiber.tid << "  \"" << name_of(fiber, command_) << "\"  "
-         << standing(look, wait) << '\n';
+    out_ << (look.frames.empty() && !after_frames_ ? "" : "\n") << "fiber " << fiber.id << "  tid "
+         << fiber.tid << "  \"" << name_of(fiber, command_) << "\"  " << standing(look, wait)
+         << '\n';
     if (!look.no_frames_because.empty()) out_ << "    (" << look.no_frames_because << ")\n";
     int number = 0;
     for (const Frame& frame : look.frames) print_frame(number++, frame);
@@ -60,6 +63,7 @@ class TextPrinter : public Printer {
     if (look.carrier)
       text += " on carrier " + std::to_string(look.carrier->id) + " (kernel thread " +
               std::to_string(look.carrier->kernel_tid) + ")";
+    if (look.system_call) text += ", blocked in system call " + std::to_string(*look.system_call);
     if (look.fresh) text += ", not started yet: begins with " + symbols_.function_at(fiber.start);
     if (look.moving) text += ", moving";
     if (fiber.state == "finished") text += ", not joined yet";
@@ -163,8 +167,12 @@ class JsonPrinter : public Printer {
 
   void print(const Look& look, const Wait& wait) override {
     const FiberView& fiber = look.fiber;
-    Json json{{"id", fiber.id}, {"tid", fiber.tid}, {"name", name_of(fiber, command_)}, {"state", fiber.state}};
+    Json json{{"id", fiber.id},
+              {"tid", fiber.tid},
+              {"name", name_of(fiber, command_)},
+              {"state", fiber.state}};
     if (look.carrier) json["kernel_tid"] = look.carrier->kernel_tid;
+    if (look.system_call) json["system_call"] = *look.system_call;
     if (fiber.waits()) json["wait"] = describe(fiber, wait);
     if (fiber.start != 0) json["start"] = symbols_.function_at(fiber.start);
     if (look.fresh) json["not_started"] = true;
@@ -183,7 +191,9 @@ class JsonPrinter : public Printer {
 
  private:
   // Thread names and paths may be any bytes.
-  static std::string text_of(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+  static std::string text_of(const Json& json) {
+    return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+  }
 
   std::ostream& out_;
   Symbols& symbols_;

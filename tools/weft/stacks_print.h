@@ -1,7 +1,8 @@
 // stacks_print.h - what was found out, as text or JSON.
 //
 // Owns:        the words and the layout of `weft stacks`.
-// Keeps true:  each fiber is written as soon as it is known, so 100,000 of them need no memory here.
+// Keeps true:  each fiber is written as soon as it is known, so 100,000 of them need no memory
+//              here.
 // Called by:   stacks.cc.
 // See also:    stacks_look.h, stacks_wait.h.
 

@@ -38,7 +38,8 @@ Mapping parse_mapping(const std::string& line) {
   unsigned long long low, high, offset;
   char rights[5] = {};
   int path = 0;
-  if (sscanf(line.c_str(), "%llx-%llx %4s %llx %*s %*s %n", &low, &high, rights, &offset, &path) < 4)
+  if (sscanf(line.c_str(), "%llx-%llx %4s %llx %*s %*s %n", &low, &high, rights, &offset, &path) <
+      4)
     return mapping;
   mapping.low = low;
   mapping.high = high;
@@ -51,7 +52,8 @@ Mapping parse_mapping(const std::string& line) {
 
 std::vector<Mapping> read_mappings(pid_t pid) {
   std::ifstream file(proc_path(pid, "maps"));
-  if (!file) throw Refusal("process " + std::to_string(pid) + " may not be looked at: " + strerror(errno));
+  if (!file)
+    throw Refusal("process " + std::to_string(pid) + " may not be looked at: " + strerror(errno));
   std::vector<Mapping> mappings;
   for (std::string line; std::getline(file, line);) mappings.push_back(parse_mapping(line));
   return mappings;
@@ -68,14 +70,17 @@ Process::Process(pid_t pid) : pid_(pid) {
     throw Refusal("there is no process " + std::to_string(pid));
   mappings_ = read_mappings(pid);
   if (mappings_.empty())
-    throw Refusal("process " + std::to_string(pid) + " has no memory: it has ended, or belongs to the kernel");
-  const auto any = std::find_if(mappings_.begin(), mappings_.end(),
-                                [](const Mapping& m) { return m.readable && m.path.starts_with("/"); });
+    throw Refusal("process " + std::to_string(pid) +
+                  " has no memory: it has ended, or belongs to the kernel");
+  const auto any = std::find_if(mappings_.begin(), mappings_.end(), [](const Mapping& m) {
+    return m.readable && m.path.starts_with("/");
+  });
   char byte;
   if (any == mappings_.end() || read(any->low, byte)) return;
   memory_ = open(proc_path(pid, "mem").c_str(), O_RDONLY | O_CLOEXEC);
   if (!read(any->low, byte))
-    throw Refusal("the memory of process " + std::to_string(pid) + " may not be read: " + strerror(errno) +
+    throw Refusal("the memory of process " + std::to_string(pid) +
+                  " may not be read: " + strerror(errno) +
                   "; be its user and let /proc/sys/kernel/yama/ptrace_scope be 0, or be root");
 }
 

@@ -1,7 +1,7 @@
 // stacks_process.h - another process, looked at from outside.
 //
-// Owns:        Process: its mappings, its memory, the files that it has mapped; Refusal, the one sentence that says
-//              why it cannot be looked at.
+// Owns:        Process: its mappings, its memory, the files that it has mapped; Refusal, the one
+//              sentence that says why it cannot be looked at.
 // Keeps true:  nothing here stops the process or changes anything in it.
 // Called by:   every stacks_*.cc.
 // See also:    proc(5), process_vm_readv(2).
@@ -48,8 +48,8 @@ class Process {
   std::string command() const;  // the name that ps shows
   const std::vector<Mapping>& mappings() const { return mappings_; }
 
-  // A descriptor of the mapped file, even if it has been deleted or lies in another mount namespace;
-  // negative: no. To be closed by the caller.
+  // A descriptor of the mapped file, even if it has been deleted or lies in another mount
+  // namespace; negative: no. To be closed by the caller.
   int open_mapped(const Mapping& mapping) const;
 
   // In the given order, up to the first byte that is not there. Returns how many bytes were read.

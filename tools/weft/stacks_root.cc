@@ -25,7 +25,8 @@ constexpr uint32_t kLongestRecord = 1U << 16;
 
 class File {
  public:
-  explicit File(int fd) : fd_(fd), elf_(fd < 0 ? nullptr : elf_begin(fd, ELF_C_READ_MMAP, nullptr)) {}
+  explicit File(int fd)
+      : fd_(fd), elf_(fd < 0 ? nullptr : elf_begin(fd, ELF_C_READ_MMAP, nullptr)) {}
   ~File() {
     if (elf_ != nullptr) elf_end(elf_);
     if (fd_ >= 0) close(fd_);
@@ -53,7 +54,8 @@ class File {
     if (elf_getphdrnum(elf_, &n) != 0) return std::nullopt;
     for (size_t i = 0; i < n; ++i) {
       GElf_Phdr segment;
-      if (gelf_getphdr(elf_, static_cast<int>(i), &segment) == nullptr || segment.p_type != PT_LOAD) continue;
+      if (gelf_getphdr(elf_, static_cast<int>(i), &segment) == nullptr || segment.p_type != PT_LOAD)
+        continue;
       const uint64_t start = segment.p_offset & ~uint64_t{4095};
       if (offset >= start && offset < segment.p_offset + segment.p_filesz)
         return segment.p_vaddr + offset - segment.p_offset;
@@ -92,10 +94,12 @@ bool plausible(const InspectTable& table) {
 
 std::vector<std::string> read_names(const Process& process, const InspectNames& names) {
   std::vector<uint64_t> addresses(std::min(names.count, kMostNames));
-  process.read(reinterpret_cast<uint64_t>(names.names), addresses.data(), addresses.size() * sizeof(uint64_t));
+  process.read(reinterpret_cast<uint64_t>(names.names), addresses.data(),
+               addresses.size() * sizeof(uint64_t));
   std::vector<std::string> texts;
   texts.reserve(addresses.size());
-  for (const uint64_t address : addresses) texts.push_back(process.read_string(address, kLongestName));
+  for (const uint64_t address : addresses)
+    texts.push_back(process.read_string(address, kLongestName));
   return texts;
 }
 
@@ -111,22 +115,26 @@ std::optional<Root> Root::find(const Process& process) {
     const auto address = root_address(process, mapping);
     if (!address) continue;
     InspectRoot root;
-    if (process.read(*address, root) && strcmp(root.magic, "weft inspect") == 0) return Root(process, root);
+    if (process.read(*address, root) && strcmp(root.magic, "weft inspect") == 0)
+      return Root(process, root);
   }
   return std::nullopt;
 }
 
 Root::Root(const Process& process, const InspectRoot& root) : root_(root) {
   if (root.version != kInspectVersion)
-    throw Refusal("process " + std::to_string(process.pid()) + " runs under another version of weft (layout " +
-                  std::to_string(root.version) + ", this launcher reads " + std::to_string(kInspectVersion) + ")");
+    throw Refusal("process " + std::to_string(process.pid()) +
+                  " runs under another version of weft (layout " + std::to_string(root.version) +
+                  ", this launcher reads " + std::to_string(kInspectVersion) + ")");
   if (!plausible(root.fibers) || !plausible(root.carriers) || !plausible(root.workers))
-    throw Refusal("the tables of weft in process " + std::to_string(process.pid()) + " are damaged");
+    throw Refusal("the tables of weft in process " + std::to_string(process.pid()) +
+                  " are damaged");
   states_ = read_names(process, root.states);
   reasons_ = read_names(process, root.reasons);
 }
 
-const InspectField& Root::field(const std::string& record, const std::string& member, uint32_t size) const {
+const InspectField& Root::field(const std::string& record, const std::string& member,
+                                uint32_t size) const {
   const std::string name = record + member;
   for (const InspectField& field : root_.fields) {
     if (name != std::string_view(field.name, strnlen(field.name, sizeof field.name))) continue;

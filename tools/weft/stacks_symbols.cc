@@ -31,8 +31,8 @@ std::string demangle(const char* symbol) {
 
 // --- debug information ---------------------------------------------------------------------------
 
-// The compilation unit of an address in a module, and what to subtract from addresses to get the unit's.
-// clang writes no address index, so then every unit is asked.
+// The compilation unit of an address in a module, and what to subtract from addresses to get the
+// unit's. clang writes no address index, so then every unit is asked.
 Dwarf_Die* unit_at(Dwfl_Module* module, uint64_t address, Dwarf_Addr& bias) {
   if (Dwarf_Die* unit = dwfl_module_addrdie(module, address, &bias); unit != nullptr) return unit;
   for (Dwarf_Die* unit = nullptr; (unit = dwfl_module_nextcu(module, unit, &bias)) != nullptr;)
@@ -43,7 +43,8 @@ Dwarf_Die* unit_at(Dwfl_Module* module, uint64_t address, Dwarf_Addr& bias) {
 std::string name_of(Dwarf_Die* function) {
   Dwarf_Attribute memory;
   for (const unsigned attribute : {DW_AT_linkage_name, DW_AT_MIPS_linkage_name})
-    if (Dwarf_Attribute* found = dwarf_attr_integrate(function, attribute, &memory); found != nullptr)
+    if (Dwarf_Attribute* found = dwarf_attr_integrate(function, attribute, &memory);
+        found != nullptr)
       return demangle(dwarf_formstring(found));
   const char* name = dwarf_diename(function);
   return name != nullptr ? name : "";
@@ -81,8 +82,8 @@ Place call_of(Dwarf_Die* unit, Dwarf_Die* inlined) {
 
 using Scopes = std::unique_ptr<Dwarf_Die, Free>;
 
-// The scopes around an address as they are nested in the code, innermost first. (What dwarf_getscopes answers is nested
-// as in the source from the first inlined function on.)
+// The scopes around an address as they are nested in the code, innermost first. (What
+// dwarf_getscopes answers is nested as in the source from the first inlined function on.)
 Scopes scopes_around(Dwarf_Die* unit, uint64_t address, size_t& count) {
   Dwarf_Die* in_source = nullptr;
   Dwarf_Die* in_code = nullptr;
@@ -135,14 +136,16 @@ struct Symbol {
 std::optional<Symbol> symbol_at(Dwfl_Module* module, uint64_t address) {
   GElf_Off offset;
   GElf_Sym symbol;
-  const char* name = dwfl_module_addrinfo(module, address, &offset, &symbol, nullptr, nullptr, nullptr);
+  const char* name =
+      dwfl_module_addrinfo(module, address, &offset, &symbol, nullptr, nullptr, nullptr);
   if (name == nullptr) return std::nullopt;
   return Symbol{name, offset};
 }
 
 std::string path_of(Dwfl_Module* module) {
   const char* main_file = nullptr;
-  const char* name = dwfl_module_info(module, nullptr, nullptr, nullptr, nullptr, nullptr, &main_file, nullptr);
+  const char* name =
+      dwfl_module_info(module, nullptr, nullptr, nullptr, nullptr, nullptr, &main_file, nullptr);
   if (main_file != nullptr) return main_file;
   return name != nullptr ? name : "";
 }
@@ -181,7 +184,8 @@ std::vector<Frame> Symbols::look_up(const CodeAddress& address) const {
 
 // To libdwfl a module ends with the last page of its file; what is zero at first lies behind that.
 Dwfl_Module* Symbols::module_holding(uint64_t address) const {
-  if (Dwfl_Module* module = dwfl_addrmodule(modules_.dwfl(), address); module != nullptr) return module;
+  if (Dwfl_Module* module = dwfl_addrmodule(modules_.dwfl(), address); module != nullptr)
+    return module;
   for (const Mapping& mapping : modules_.process().mappings())
     if (address >= mapping.low && address < mapping.high && mapping.path.empty())
       return dwfl_addrmodule(modules_.dwfl(), mapping.low - 1);

@@ -1,6 +1,6 @@
 // stacks_trace.cc - see stacks_trace.h.
 //
-// Owns:        the list of system calls that a stop would cut short.
+// Owns:        the list of system calls that must not be stopped.
 // Keeps true:  no thread stays stopped longer than it takes to copy its registers and stack.
 // Called by:   stacks_trace.h.
 // See also:    ptrace(2).
@@ -24,16 +24,20 @@
 namespace weft::launcher {
 namespace {
 
-constexpr timespec kStep = {0, 50'000};  // between two looks whether the thread has stopped: it stands still meanwhile
+// Between two looks whether the thread has stopped; it stands still meanwhile.
+constexpr timespec kStep = {0, 50'000};
 constexpr int kMostSteps = 4000;
 
-// Blocked in one of these, a thread that is stopped and continued sees EINTR (signal(7)); the socket calls only when
-// the socket has a timeout.
+// Blocked in one of these, a thread that is stopped and continued sees EINTR (signal(7)); the
+// socket calls only when the socket has a timeout.
 constexpr std::array kCutShort = {
-    SYS_epoll_wait, SYS_epoll_pwait, SYS_epoll_pwait2, SYS_semop,   SYS_semtimedop, SYS_rt_sigtimedwait,
-    SYS_io_getevents, SYS_io_pgetevents, SYS_recvfrom, SYS_recvmsg, SYS_recvmmsg,   SYS_sendto,
-    SYS_sendmsg,    SYS_sendmmsg,    SYS_accept,       SYS_accept4, SYS_connect};
+    SYS_epoll_wait,      SYS_epoll_pwait,  SYS_epoll_pwait2,  SYS_semop,    SYS_semtimedop,
+    SYS_rt_sigtimedwait, SYS_io_getevents, SYS_io_pgetevents, SYS_recvfrom, SYS_recvmsg,
+    SYS_recvmmsg,        SYS_sendto,       SYS_sendmsg,       SYS_sendmmsg, SYS_accept,
+    SYS_accept4,         SYS_connect};
 constexpr std::array kCutShortOnSomeFiles = {SYS_read, SYS_write, SYS_readv, SYS_writev};
+// Waiting for a vforked child to exec, a thread cannot be stopped; it would stop afterwards.
+constexpr std::array kDeaf = {SYS_vfork, SYS_clone, SYS_clone3};
 
 // What /proc/PID/task/TID/syscall says of a thread that is blocked.
 struct Blocked {
@@ -48,7 +52,8 @@ std::optional<Blocked> blocked_in(pid_t pid, pid_t tid) {
   std::getline(file, line);
   Blocked blocked;
   unsigned long long argument, sp, pc;
-  if (sscanf(line.c_str(), "%ld %llx %*x %*x %*x %*x %*x %llx %llx", &blocked.number, &argument, &sp, &pc) != 4)
+  if (sscanf(line.c_str(), "%ld %llx %*x %*x %*x %*x %*x %llx %llx", &blocked.number, &argument,
+             &sp, &pc) != 4)
     return std::nullopt;  // "running", or blocked elsewhere than in a system call
   blocked.first_argument = argument;
   blocked.sp = sp;
@@ -64,22 +69,25 @@ bool is_socket_or_inotify(pid_t pid, uint64_t fd) {
   return text.starts_with("socket:") || text.starts_with("anon_inode:inotify");
 }
 
-bool would_be_cut_short(pid_t pid, const Blocked& blocked) {
+bool better_not_stopped(pid_t pid, const Blocked& blocked) {
   const auto among = [&blocked](const auto& calls) {
     return std::find(calls.begin(), calls.end(), blocked.number) != calls.end();
   };
-  return among(kCutShort) || (among(kCutShortOnSomeFiles) && is_socket_or_inotify(pid, blocked.first_argument));
+  return among(kCutShort) || among(kDeaf) ||
+         (among(kCutShortOnSomeFiles) && is_socket_or_inotify(pid, blocked.first_argument));
 }
 
 }  // namespace
 
 RunningThread::RunningThread(const Process& process, pid_t tid) : tid_(tid) {
   const auto blocked = blocked_in(process.pid(), tid);
-  if (blocked && would_be_cut_short(process.pid(), *blocked)) {
+  if (blocked) system_call_ = blocked->number;
+  if (blocked && better_not_stopped(process.pid(), *blocked)) {
     read_blocked(blocked->sp, blocked->pc);
   } else {
     stop();
     if (stopped_) read_stopped();
+    if (!registers_ && blocked) read_blocked(blocked->sp, blocked->pc);
   }
 }
 
@@ -91,7 +99,8 @@ void RunningThread::read_blocked(uint64_t sp, uint64_t pc) {
 }
 
 void RunningThread::stop() {
-  if (ptrace(PTRACE_SEIZE, tid_, nullptr, nullptr) != 0 || ptrace(PTRACE_INTERRUPT, tid_, nullptr, nullptr) != 0) {
+  if (ptrace(PTRACE_SEIZE, tid_, nullptr, nullptr) != 0 ||
+      ptrace(PTRACE_INTERRUPT, tid_, nullptr, nullptr) != 0) {
     why_not_ = errno == EPERM ? "not permitted, or traced by another" : strerror(errno);
     return;
   }
@@ -100,7 +109,8 @@ void RunningThread::stop() {
     const pid_t who = waitpid(tid_, &status, __WALL | WNOHANG);
     if (who == tid_ && WIFSTOPPED(status)) {
       stopped_ = true;
-      if (status >> 16 == 0) signal_ = WSTOPSIG(status);  // not our stop: a signal on its way to the program
+      if (status >> 16 == 0)
+        signal_ = WSTOPSIG(status);  // not our stop: a signal on its way to the program
       return;
     }
     if (who != 0) {
@@ -109,7 +119,8 @@ void RunningThread::stop() {
     }
     nanosleep(&kStep, nullptr);
   }
-  why_not_ = "the kernel thread is stuck in the kernel";  // the kernel detaches it when this process ends
+  why_not_ =
+      "the kernel thread is stuck in the kernel";  // the kernel detaches it when this process ends
 }
 
 void RunningThread::read_stopped() {

@@ -1,7 +1,8 @@
 // stacks_unwind.cc - see stacks_unwind.h.
 //
 // Owns:        libdwfl's callbacks.
-// Keeps true:  libdwfl believes in one thread, whose registers and memory are those of the fiber that is being unwound.
+// Keeps true:  libdwfl believes in one thread, whose registers and memory are those of the fiber
+//              that is being unwound.
 // Called by:   stacks_unwind.h.
 // See also:    dwfl_attach_state in elfutils' libdwfl.h.
 
@@ -20,12 +21,15 @@ constexpr pid_t kTheThread = 1;  // what libdwfl calls whatever is being unwound
 
 // --- memory --------------------------------------------------------------------------------------
 
-void StackCopy::add(uint64_t address, std::vector<char> bytes) { windows_.push_back({address, std::move(bytes)}); }
+void StackCopy::add(uint64_t address, std::vector<char> bytes) {
+  windows_.push_back({address, std::move(bytes)});
+}
 
 const StackCopy::Window* StackCopy::holding(uint64_t address) const {
   for (auto window = windows_.rbegin(); window != windows_.rend(); ++window) {
     const uint64_t offset = address - window->address;
-    if (offset < window->bytes.size() && window->bytes.size() - offset >= sizeof(uint64_t)) return &*window;
+    if (offset < window->bytes.size() && window->bytes.size() - offset >= sizeof(uint64_t))
+      return &*window;
   }
   return nullptr;
 }
@@ -34,7 +38,8 @@ bool StackCopy::read(uint64_t address, uint64_t& word) {
   const Window* window = holding(address);
   if (window == nullptr) {
     if (closed_ || windows_.size() >= kMostWindows) return false;
-    std::vector<char> bytes(kPage - address % kPage);  // up to the next page, which may not be there
+    std::vector<char> bytes(kPage -
+                            address % kPage);  // up to the next page, which may not be there
     if (bytes.size() < sizeof word) bytes.resize(sizeof word);
     if (!process_.read(address, bytes.data(), bytes.size())) return false;
     add(address, std::move(bytes));
@@ -61,12 +66,14 @@ Unwinder::Unwinder(const Modules& modules) : modules_(modules) {
     throw Refusal(std::string("stacks cannot be unwound: ") + dwfl_errmsg(-1));
 }
 
-std::vector<CodeAddress> Unwinder::unwind(const Registers& registers, StackCopy& stack, size_t limit) {
+std::vector<CodeAddress> Unwinder::unwind(const Registers& registers, StackCopy& stack,
+                                          size_t limit) {
   registers_ = &registers;
   stack_ = &stack;
   limit_ = limit;
   frames_.clear();
-  dwfl_getthread_frames(modules_.dwfl(), kTheThread, take_frame, this);  // an error only means: here it ends
+  dwfl_getthread_frames(modules_.dwfl(), kTheThread, take_frame,
+                        this);  // an error only means: here it ends
   return std::move(frames_);
 }
 
@@ -104,7 +111,8 @@ int Unwinder::take_frame(Dwfl_Frame* frame, void* self) {
   Dwarf_Addr pc;
   bool is_activation;
   if (!dwfl_frame_pc(frame, &pc, &is_activation)) return DWARF_CB_ABORT;
-  if (dwfl_addrmodule(unwinder->modules_.dwfl(), pc) == nullptr) return DWARF_CB_ABORT;  // no code: the stack's end
+  if (dwfl_addrmodule(unwinder->modules_.dwfl(), pc) == nullptr)
+    return DWARF_CB_ABORT;  // no code: the stack's end
   if (unwinder->frames_.empty()) is_activation = !unwinder->registers_->saved_by_call;
   unwinder->frames_.push_back({pc, !is_activation});
   return unwinder->frames_.size() < unwinder->limit_ ? DWARF_CB_OK : DWARF_CB_ABORT;

@@ -1,7 +1,8 @@
 // stacks_unwind.h - from registers and a copy of a stack to return addresses.
 //
 // Owns:        Registers; StackCopy, the memory that an unwinding sees; Unwinder.
-// Keeps true:  an unwinding ends: at its limit, where nobody knows how to go on, or where code ends.
+// Keeps true:  an unwinding ends: at its limit, where nobody knows how to go on, or where code
+//              ends.
 // Called by:   stacks_look.cc.
 // See also:    stacks_symbols.h (names for the addresses).
 
@@ -31,7 +32,8 @@ struct CodeAddress {
   uint64_t executing() const { return after_call ? pc - 1 : pc; }
 };
 
-// Windows into the process's memory, each copied at one moment; more are added as the unwinding asks for them.
+// Windows into the process's memory, each copied at one moment; more are added as the unwinding
+// asks for them.
 class StackCopy {
  public:
   explicit StackCopy(const Process& process) : process_(process) {}

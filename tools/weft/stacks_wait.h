@@ -18,8 +18,8 @@ namespace weft::launcher {
 
 struct Wait {
   int64_t milliseconds = 0;
-  std::string descriptor;  // what fiber.fd is; empty: not known
-  std::string object;      // the name of fiber.object; empty: not known
+  std::string descriptor;         // what fiber.fd is; empty: not known
+  std::string object;             // the name of fiber.object; empty: not known
   std::optional<uint32_t> joins;  // the fiber whose end it waits for
   std::optional<int> held_by;     // thread id of the owner of the lock
   std::optional<uint32_t> held_by_fiber;
@@ -28,7 +28,11 @@ struct Wait {
 class Waits {
  public:
   Waits(const Process& process, const Tables& tables, const Census& census, Symbols& symbols)
-      : process_(process), tables_(tables), census_(census), symbols_(symbols), descriptors_(process) {}
+      : process_(process),
+        tables_(tables),
+        census_(census),
+        symbols_(symbols),
+        descriptors_(process) {}
 
   Wait describe(const FiberView& fiber);
 
