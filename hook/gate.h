@@ -20,6 +20,9 @@
 
 namespace weft {
 
+// What the library's constructor does, for a pthread_create from another library's constructor that runs earlier.
+void ensure_loaded() noexcept;
+
 // Is the caller a fiber in program code?  One TLS load and a compare.
 inline bool on_fiber() noexcept { return self.fiber != nullptr && self.busy == 0; }
 

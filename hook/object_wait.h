@@ -36,6 +36,7 @@ inline void run_handlers() noexcept {
 class InterruptWatch {
  public:
   InterruptWatch() noexcept {
+    self.handled = self.interrupted = false;
     if (self.fiber == nullptr) return;
     handled_ = self.fiber->handled;
     self.fiber->interrupted = false;
@@ -44,8 +45,8 @@ class InterruptWatch {
   bool is_interrupted(bool restartable, bool is_cancellation_point = true) const {
     if (is_cancellation_point) cancellation_point();
     const bool interrupted = signals::handle_pending();
-    if (self.fiber == nullptr) return interrupted;
-    return self.fiber->handled != handled_ && (interrupted || !restartable);
+    const bool handled = self.fiber != nullptr ? self.fiber->handled != handled_ : self.handled;
+    return handled && (interrupted || !restartable);
   }
 
  private:

@@ -9,9 +9,10 @@
 #include "runtime/runtime.h"
 
 namespace weft {
-namespace {
 
-[[gnu::constructor(101)]] void load() {
+void ensure_loaded() noexcept {
+  static std::atomic<bool> done{false};
+  if (done.load(std::memory_order_acquire)) return;
   real::resolve_all();
   abi::libc.pthread_create = real::pthread_create.get();
   abi::libc.pthread_join = real::pthread_join.get();
@@ -19,7 +20,12 @@ namespace {
   runtime::read_environment();
   // First to register: last before the fork, first after it.
   pthread_atfork(process::before_fork, process::after_fork_in_parent, process::after_fork_in_child);
+  done.store(true, std::memory_order_release);
 }
+
+namespace {
+
+[[gnu::constructor(101)]] void load() { ensure_loaded(); }
 
 [[gnu::destructor(101)]] void unload() {
   if (runtime::is_active() && runtime::options.stats) runtime::print_stats();

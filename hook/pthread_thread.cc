@@ -4,6 +4,9 @@
 // Keeps true:  a handle of a kernel thread goes to libc untouched.  Real-time scheduling, CPU affinity and a signal
 //              mask asked for in the attributes make a kernel thread: only the kernel can honour them.
 // Called by:   the program.  See also: runtime/thread.h.
+#include <sys/prctl.h>
+
+#include <cstdio>
 #include <cstring>
 
 #include "hook/gate.h"
@@ -106,6 +109,7 @@ void main_ended() { threads::end_current(); }
 
 WEFT_HOOK int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*start)(void*),
                              void* argument) noexcept {
+  ensure_loaded();
   if (self.busy != 0 || (attributes != nullptr && needs_kernel_thread(attributes)) || !runtime::start())
     return real::pthread_create(thread, attributes, start, argument);
   return threads::create(thread, translate(attributes), start, argument);
@@ -191,6 +195,22 @@ WEFT_HOOK int pthread_getname_np(pthread_t thread, char* name, size_t size) noex
   if (size < kNameSize) return ERANGE;
   strcpy(name, fiber->name);
   return 0;
+}
+
+// The header declares it variadic.
+WEFT_HOOK int weft_prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d) noexcept
+    __asm__("prctl");
+int weft_prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d) noexcept {
+  if (on_fiber() && a != 0 && (option == PR_SET_NAME || option == PR_GET_NAME)) {
+    auto* name = reinterpret_cast<char*>(a);
+    if (option == PR_GET_NAME) {
+      memcpy(name, self.fiber->name, kNameSize);
+      return 0;
+    }
+    snprintf(self.fiber->name, kNameSize, "%s", name);
+    return self.fiber->is_main ? static_cast<int>(minus_one(-set_main_name(self.fiber))) : 0;
+  }
+  return real::prctl(option, a, b, c, d);
 }
 
 WEFT_HOOK int pthread_getattr_np(pthread_t thread, pthread_attr_t* attributes) noexcept {

@@ -6,6 +6,8 @@
 #include <cstring>
 
 #include "hook/gate.h"
+#include "hook/shape.h"
+#include "hook/temporary_mask.h"
 #include "runtime/runtime.h"
 #include "runtime/signals.h"
 
@@ -62,6 +64,77 @@ WEFT_HOOK int sigpending(sigset_t* set) noexcept {
   sigemptyset(set);
   memcpy(set, &bits, sizeof bits);
   return 0;
+}
+
+WEFT_HOOK int sigaltstack(const stack_t* wanted, stack_t* old) noexcept {
+  if (!on_fiber()) return real::sigaltstack(wanted, old);
+  return static_cast<int>(minus_one(signals::change_alternate_stack(wanted, old)));
+}
+
+// --- waiting for a signal -----------------------------------------------------------------------------------
+
+namespace {
+
+uint64_t bits_of(const sigset_t* set) noexcept {
+  uint64_t bits;
+  memcpy(&bits, set, sizeof bits);
+  return bits;
+}
+
+int wait_for(const sigset_t* set, siginfo_t* info, Deadline deadline) {
+  cancellation_point();
+  const int result = signals::wait_for(bits_of(set), info, deadline);
+  if (result == -EINTR) cancellation_point();
+  return result;
+}
+
+// Parks until a handler has run.
+int wait_for_handler(const SignalWatch& watch) {
+  for (;;) {
+    {
+      Busy busy;
+      Arming arming(Reason::kSignal);
+      park(arming);
+    }
+    if (watch.after_wait() != Signalled::kNothing) return static_cast<int>(minus_one(-EINTR));
+  }
+}
+
+}  // namespace
+
+WEFT_HOOK int sigtimedwait(const sigset_t* set, siginfo_t* info, const timespec* timeout) {
+  if (!on_fiber()) return real::sigtimedwait(set, info, timeout);
+  if (timeout != nullptr && (timeout->tv_sec < 0 || timeout->tv_nsec < 0 || timeout->tv_nsec >= kSecond))
+    return static_cast<int>(minus_one(-EINVAL));
+  const Deadline deadline = timeout == nullptr ? Deadline::never() : Deadline::in(to_nanoseconds(*timeout));
+  return static_cast<int>(minus_one(wait_for(set, info, deadline)));
+}
+
+WEFT_HOOK int sigwaitinfo(const sigset_t* set, siginfo_t* info) { return sigtimedwait(set, info, nullptr); }
+
+WEFT_HOOK int sigwait(const sigset_t* set, int* number) {
+  if (!on_fiber()) return real::sigwait(set, number);
+  int result;
+  while ((result = wait_for(set, nullptr, Deadline::never())) == -EINTR) {
+  }
+  if (result < 0) return -result;
+  *number = result;
+  return 0;
+}
+
+WEFT_HOOK int pause() {
+  if (!on_fiber()) return real::pause();
+  cancellation_point();
+  return wait_for_handler(SignalWatch());
+}
+
+WEFT_HOOK int sigsuspend(const sigset_t* mask) {
+  if (!on_fiber()) return real::sigsuspend(mask);
+  cancellation_point();
+  const SignalWatch watch;
+  const TemporaryMask temporary(mask);
+  if (temporary.interrupted) return static_cast<int>(minus_one(-EINTR));
+  return wait_for_handler(watch);
 }
 
 WEFT_HOOK int kill(pid_t process, int number) noexcept {

@@ -72,6 +72,8 @@ void Carrier::start(Fiber* fiber) noexcept {
   ++counters.switches;
   if (kernel_mask != signals::wanted_kernel_mask.load(std::memory_order_relaxed)) [[unlikely]]
     signals::apply_kernel_mask(this);
+  if (alternate_stack != fiber->alternate_stack.ss_sp) [[unlikely]]
+    signals::wear_alternate_stack(this, fiber);
 }
 
 // Inside, owner.  What others sent comes first to the end of the own queue; what was offered comes last.
@@ -86,7 +88,9 @@ Fiber* Carrier::next_ready() noexcept {
 void Carrier::switch_away(Fiber* fiber, After after) noexcept {
   Carrier* c = fiber->carrier;
   Fiber* next = nullptr;
-  if (c->enter() && !c->worker->poll_due.load(std::memory_order_relaxed)) {
+  if (!c->enter()) {
+    workers::nudge(*c->worker);  // it may be asleep past the deadline that the fiber has just armed there
+  } else if (!c->worker->poll_due.load(std::memory_order_relaxed)) {
     next = c->next_ready();
     if (next == nullptr && after == After::kYield) {
       c->leave();

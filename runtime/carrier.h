@@ -83,6 +83,7 @@ class alignas(64) Carrier {
   int kernel_tid = 0;
   std::atomic<bool> born{false};  // has been among the spares
   uint64_t kernel_mask = 0;       // the signal mask that the kernel has for it (signals.h)
+  void* alternate_stack = nullptr;  // the kernel's record of sigaltstack
   pthread_t thread = 0;
   Context context;                // of the loop
   Stack stack;                    // of the loop, when the carrier is the process's first thread

@@ -87,6 +87,8 @@ struct Fiber : Parker {
 
   // Signals (signals.cc).
   std::atomic<uint64_t> signal_mask{0};  // bit n-1: signal n is blocked
+  std::atomic<uint64_t> awaited{0};      // what sigwait waits for: let in although blocked
+  stack_t alternate_stack = {nullptr, SS_DISABLE, 0};
   std::atomic<uint64_t> pending{0};      // signals to be handled by this fiber, blocked or not reached yet
   bool interrupted = false;              // a handler without SA_RESTART ran since the last handle_pending()
   uint32_t handled = 0;                  // how many handlers ran
@@ -100,6 +102,8 @@ struct Self {
   Carrier* carrier = nullptr;  // in a carrier's own loop context
   uint32_t busy = 0;           // > 0: inside the runtime: hooks pass through, signals are kept for later
   std::atomic<bool> signals_waiting{false};  // signals were kept for later while busy
+  bool handled = false;        // kernel threads: a kept signal's handler ran; and one without SA_RESTART
+  bool interrupted = false;
   std::atomic<uint64_t> kept{0};  // on a kernel thread of the program: which
   Parker parker;               // for kernel threads that park
 };

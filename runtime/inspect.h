@@ -10,6 +10,7 @@
 // How to read it: in each mapped ELF file look for the section; its address plus the load bias is an InspectRoot.
 // Its pointers are addresses in the process.  A table is an array of pointers to chunks; record i is in chunk
 // i / per_chunk at index i % per_chunk.
+// fiber.since is CLOCK_MONOTONIC in nanoseconds, coarse; 0: its worker had not looked at the clock yet.
 //
 // Reading while the program runs: records are never unmapped, so everything may be read at any time, and anything may
 // change while it is read.  What a fiber left on its stack holds from the moment that its word says Parked until

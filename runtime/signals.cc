@@ -1,17 +1,21 @@
 // signals.cc - see signals.h.
 #include "runtime/signals.h"
 
+#include <sys/signalfd.h>
 #include <ucontext.h>
 
 #include <cerrno>
 #include <cstring>
 
 #include "runtime/abi/glibc.h"
+#include "runtime/abi/x86_64.h"
 #include "runtime/base/check.h"
 #include "runtime/base/lock.h"
 #include "runtime/base/sys.h"
 #include "runtime/carrier.h"
+#include "runtime/fd_table.h"
 #include "runtime/park.h"
+#include "runtime/reactor.h"
 #include "runtime/thread.h"
 
 namespace weft::signals {
@@ -42,7 +46,6 @@ SpinLock table_lock;
 struct sigaction table[kSignals];  // what the program asked for
 bool ours[kSignals];               // the kernel has our trampoline
 Fiber* main_fiber = nullptr;
-const char kick_mark = 0;  // its address, as the value of a queued signal, says "look at your pending set"
 
 // Infos of pending signals; when there is no room the signal still comes, with a plain info.
 struct Kept {
@@ -105,6 +108,9 @@ void recount() noexcept {
   wanted_kernel_mask.store(wanted & ~kNeverBlocked, std::memory_order_release);
 }
 
+// A signal is now blocked by all: from the moment that this returns no carrier takes it.  mask_lock held.
+void apply_everywhere() noexcept;
+
 // --- pending ------------------------------------------------------------------------------------------------
 
 void keep(Fiber* fiber, int signal, const siginfo_t* info) noexcept {
@@ -131,12 +137,11 @@ void keep(Fiber* fiber, int signal, const siginfo_t* info) noexcept {
   fiber->pending.fetch_or(bit(signal), std::memory_order_seq_cst);
 }
 
-// Takes the lowest deliverable signal of the fiber.  0: none.
-int take(Fiber* fiber, siginfo_t& info) noexcept {
+// Takes the lowest pending signal of the fiber that is in `among`.  0: none.
+int take(Fiber* fiber, uint64_t among, siginfo_t& info) noexcept {
   Quiet quiet;
   Locked locked(kept_lock);
-  const uint64_t bits = fiber->pending.load(std::memory_order_relaxed) &
-                        ~fiber->signal_mask.load(std::memory_order_relaxed);
+  const uint64_t bits = fiber->pending.load(std::memory_order_relaxed) & among;
   if (bits == 0) return 0;
   const int signal = __builtin_ctzll(bits) + 1;
   memset(&info, 0, sizeof info);
@@ -196,7 +201,7 @@ void deliver(Fiber* fiber, void* context) {
   ucontext_t here;
   siginfo_t info;
   self.signals_waiting.store(false, std::memory_order_seq_cst);
-  while (const int signal = take(fiber, info)) {
+  while (const int signal = take(fiber, ~fiber->signal_mask.load(std::memory_order_relaxed), info)) {
     if (context == nullptr) {
       getcontext(&here);
       context = &here;
@@ -207,7 +212,18 @@ void deliver(Fiber* fiber, void* context) {
 
 // --- sending ------------------------------------------------------------------------------------------------
 
-void kick(Carrier* carrier, int signal) noexcept {
+// "Look at what is pending for the fiber that you run": glibc's second private signal, which no program can use.
+constexpr int kKick = 33;
+
+const char kick_mark = 0;  // its address, as the value of a queued signal: "look at what is pending for your fiber"
+
+// For a signal: the same signal again, so that a call of libc that blocks there is interrupted or restarted as the
+// program's SA_RESTART says.
+void kick(const Carrier* carrier, int signal) noexcept {
+  if (signal == 0) {
+    sys::tgkill(sys::getpid(), carrier->kernel_tid, kKick);
+    return;
+  }
   siginfo_t info;
   memset(&info, 0, sizeof info);
   info.si_signo = signal;
@@ -215,6 +231,53 @@ void kick(Carrier* carrier, int signal) noexcept {
   info.si_pid = sys::getpid();
   info.si_value.sival_ptr = const_cast<char*>(&kick_mark);
   sys::call(SYS_rt_tgsigqueueinfo, sys::getpid(), carrier->kernel_tid, signal, sys::word(&info));
+}
+
+bool is_kick(const siginfo_t* info) noexcept {
+  return info->si_code == SI_QUEUE && info->si_value.sival_ptr == &kick_mark;
+}
+
+// Asynchronous cancellation, or a cancellation point of libc that blocks here: acts in the middle of the program.
+void act_on_cancellation() {
+  constexpr int kAsynchronous = 2, kCanceled = 8;  // glibc's CANCELTYPE_BITMASK, CANCELED_BITMASK
+  const int word = __atomic_load_n(abi::cancelhandling_of(reinterpret_cast<void*>(abi::thread_pointer())), __ATOMIC_RELAXED);
+  if ((word & (kAsynchronous | kCanceled)) == (kAsynchronous | kCanceled)) pthread_testcancel();
+}
+
+// Not noexcept: cancellation unwinds through it.
+void kicked(int, siginfo_t*, void* context) {
+  const int saved = errno;
+  if (Carrier* carrier = current_carrier(); carrier != nullptr && carrier->kernel_tid == sys::gettid()) {
+    // The mask that the kernel puts back when this handler returns.
+    carrier->kernel_mask = wanted_kernel_mask.load(std::memory_order_acquire);
+    from_bits(carrier->kernel_mask, &static_cast<ucontext_t*>(context)->uc_sigmask);
+  }
+  if (self.fiber != nullptr && self.busy == 0) {
+    if (self.signals_waiting.load(std::memory_order_relaxed)) deliver(self.fiber, context);
+    act_on_cancellation();
+  }
+  errno = saved;
+}
+
+void apply_everywhere() noexcept {
+  const uint64_t wanted = wanted_kernel_mask.load(std::memory_order_relaxed);
+  const Carrier* own = current_carrier();
+  for (uint32_t id = 0, n = carriers::count(); id < n; ++id) {
+    Carrier* carrier = carriers::at(id);
+    if (carrier == own || carrier->kernel_tid == 0) continue;
+    kick(carrier, 0);
+    // It runs the handler as soon as the kernel lets it; bounded for one that is stuck in the kernel.
+    for (int i = 0; i < 10'000 && __atomic_load_n(&carrier->kernel_mask, __ATOMIC_ACQUIRE) != wanted; ++i) sys::yield();
+  }
+}
+
+void install_kick() noexcept {
+  sys::KernelSigaction action = {};
+  constexpr unsigned long kRestorer = 0x04000000;  // SA_RESTORER
+  action.handler = reinterpret_cast<void*>(&kicked);
+  action.flags = SA_SIGINFO | SA_NODEFER | SA_RESTART | kRestorer;
+  action.restorer = abi::weft_signal_return;
+  sys::sigaction(kKick, &action, nullptr);
 }
 
 // S2, S3
@@ -238,7 +301,9 @@ void notify(Fiber* fiber, int signal) noexcept {
 
 void post(Fiber* fiber, int signal, const siginfo_t* info) noexcept {
   keep(fiber, signal, info);
-  if ((fiber->signal_mask.load(std::memory_order_relaxed) & bit(signal)) == 0) notify(fiber, signal);
+  const uint64_t let_in = ~fiber->signal_mask.load(std::memory_order_relaxed) |
+                          fiber->awaited.load(std::memory_order_seq_cst);
+  if ((let_in & bit(signal)) != 0) notify(fiber, signal);
 }
 
 bool blocks(const Fiber* fiber, int signal) noexcept {
@@ -264,10 +329,6 @@ Fiber* choose(int signal) noexcept {
   return first;
 }
 
-bool is_kick(const siginfo_t* info) noexcept {
-  return info->si_code == SI_QUEUE && info->si_value.sival_ptr == &kick_mark;
-}
-
 // A kernel thread of the program: the handler runs here, unless it interrupts the runtime's code.
 void on_kernel_thread(int signal, siginfo_t* info, void* context) {
   if (self.busy == 0) {
@@ -290,9 +351,7 @@ void trampoline(int signal, siginfo_t* info, void* context) {
       Fiber* fiber = directed ? self.fiber : choose(signal);
       if (fiber != nullptr) {
         keep(fiber, signal, info);
-        if (fiber != self.fiber || self.busy != 0) {
-          if (!blocks(fiber, signal)) notify(fiber, signal);
-        }
+        if ((fiber != self.fiber || self.busy != 0) && !blocks(fiber, signal)) notify(fiber, signal);
       }
     }
     if (self.fiber != nullptr && self.busy == 0) deliver(self.fiber, context);
@@ -302,8 +361,29 @@ void trampoline(int signal, siginfo_t* info, void* context) {
 
 }  // namespace
 
+void wear_alternate_stack(Carrier* carrier, const Fiber* fiber) noexcept {
+  const stack_t wanted = fiber->alternate_stack;
+  // Fails while a handler runs on it; then it stays for the next switch.
+  if (sys::call(SYS_sigaltstack, sys::word(&wanted), 0) == 0) carrier->alternate_stack = wanted.ss_sp;
+}
+
+int change_alternate_stack(const stack_t* wanted, stack_t* old) noexcept {
+  Fiber* fiber = self.fiber;
+  Busy busy;
+  const long result = sys::call(SYS_sigaltstack, sys::word(wanted), sys::word(old));
+  if (result == 0 && wanted != nullptr) {
+    fiber->alternate_stack = (wanted->ss_flags & SS_DISABLE) != 0 ? stack_t{nullptr, SS_DISABLE, 0} : *wanted;
+    fiber->carrier->alternate_stack = fiber->alternate_stack.ss_sp;
+  }
+  return static_cast<int>(result);
+}
+
 void start(Fiber* main) noexcept {
   main_fiber = main;
+  sys::call(SYS_sigaltstack, 0, sys::word(&main->alternate_stack));
+  main->alternate_stack.ss_flags &= SS_DISABLE;
+  main->carrier->alternate_stack = main->alternate_stack.ss_sp;
+  install_kick();
   uint64_t mask = 0;
   sys::sigprocmask(SIG_BLOCK, nullptr, &mask);
   main->signal_mask.store(mask, std::memory_order_relaxed);
@@ -369,16 +449,22 @@ int send_to_process(int signal, const siginfo_t* info) noexcept {
   return send_to(fiber, signal, info);
 }
 
-void interrupt_for_cancel(Fiber* fiber) noexcept {
+void interrupt_for_cancel(Fiber* fiber) {
+  if (fiber == self.fiber) {
+    act_on_cancellation();
+    return;
+  }
   Busy busy;
-  if (fiber == self.fiber) return;
-  self_of(*fiber).signals_waiting.store(true, std::memory_order_seq_cst);  // S2, S3: it may be about to park
-  interrupt(fiber);
+  notify(fiber, 0);
 }
 
 bool handle_pending() noexcept {
   Fiber* fiber = self.fiber;
-  if (fiber == nullptr) return true;  // a kernel thread: its handler ran already, whether it restarts is unknown
+  if (fiber == nullptr) {  // a kernel thread: its handlers ran when its Busy section ended
+    const bool interrupted = self.interrupted;
+    self.interrupted = false;
+    return interrupted;
+  }
   const int saved = errno;
   deliver(fiber, nullptr);
   errno = saved;
@@ -404,14 +490,68 @@ int change_mask(int how, const sigset_t* set, sigset_t* old) noexcept {
       count_mask(bits & ~before, 1);
       count_mask(before & ~bits, -1);
       fiber->signal_mask.store(bits, std::memory_order_relaxed);
+      const uint64_t wanted_before = wanted_kernel_mask.load(std::memory_order_relaxed);
       recount();
       apply_kernel_mask(fiber->carrier);
+      if ((wanted_kernel_mask.load(std::memory_order_relaxed) & ~wanted_before) != 0) apply_everywhere();
     }
   }
   if (old != nullptr) from_bits(before, old);
   if ((fiber->pending.load(std::memory_order_relaxed) & ~fiber->signal_mask.load(std::memory_order_relaxed)) != 0)
     deliver(fiber, nullptr);
   return 0;
+}
+
+int wait_for(uint64_t set, siginfo_t* info, Deadline deadline) noexcept {
+  Fiber* fiber = self.fiber;
+  siginfo_t ignored;
+  if (info == nullptr) info = &ignored;
+  Busy busy;
+  // What is sent to this fiber wakes it (post); what is sent to the process is pending in the kernel, since all fibers
+  // block it, and shows on a signalfd.
+  fiber->awaited.store(set, std::memory_order_seq_cst);
+  int watch = -1;
+  int result;
+  for (;;) {
+    const Seen seen = watch >= 0 ? descriptors::get(watch)->seen() : Seen{};
+    self.signals_waiting.store(false, std::memory_order_seq_cst);
+    if ((result = take(fiber, set, *info)) != 0) break;
+    if ((fiber->pending.load(std::memory_order_relaxed) & ~fiber->signal_mask.load(std::memory_order_relaxed)) != 0) {
+      self.signals_waiting.store(true, std::memory_order_relaxed);  // handlers run when Busy ends
+      result = -EINTR;
+      break;
+    }
+    const timespec none = {0, 0};
+    if ((result = static_cast<int>(sys::call(SYS_rt_sigtimedwait, sys::word(&set), sys::word(info), sys::word(&none), 8))) > 0)
+      break;
+    if (deadline.passed()) {
+      result = -EAGAIN;
+      break;
+    }
+    if (watch < 0) {
+      watch = static_cast<int>(sys::call(SYS_signalfd4, -1, sys::word(&set), 8, SFD_CLOEXEC | SFD_NONBLOCK));
+      if (watch < 0) {
+        result = watch;
+        break;
+      }
+      watch = descriptors::hide(watch);
+      continue;
+    }
+    const reactor::Waited waited =
+        reactor::wait(watch, *descriptors::get(watch), Direction::kIn, Reason::kSignal, seen, deadline);
+    if (waited == reactor::Waited::kSignal &&
+        (*abi::cancelhandling_of(reinterpret_cast<void*>(abi::thread_pointer())) & 8) != 0) {
+      result = -EINTR;
+      break;
+    }
+  }
+  fiber->awaited.store(0, std::memory_order_relaxed);
+  if (watch >= 0) {
+    descriptors::closing(watch);
+    descriptors::unhide(watch);
+    sys::close(watch);
+  }
+  return result;
 }
 
 uint64_t pending() noexcept {
@@ -488,7 +628,10 @@ void deliver_kept_signals() noexcept {
     getcontext(&here);
     for (; bits != 0; bits &= bits - 1) {
       info.si_signo = __builtin_ctzll(bits) + 1;
-      signals::call(signals::handler_of(info.si_signo), info.si_signo, &info, &here);
+      const struct sigaction a = signals::handler_of(info.si_signo);
+      signals::call(a, info.si_signo, &info, &here);
+      self.handled = true;
+      if ((a.sa_flags & SA_RESTART) == 0) self.interrupted = true;
     }
   }
   errno = saved;

@@ -18,7 +18,7 @@
 //      Ready: nothing                           Busy: nothing, the end of Busy or P2 sees signals_waiting
 //   A Ready fiber sees signals_waiting when its Busy section ends.
 //
-// Limits:      SA_ONSTACK is honoured for faults only; siglongjmp out of a handler leaves the signal blocked for
+// Limits:      SA_ONSTACK is honoured for faults only (a handler may park, and the kernel would reuse the stack); siglongjmp out of a handler leaves the signal blocked for
 //              that fiber until it sets its mask.
 // See also:    park.h interrupt(); DECISIONS.md "Signals".
 #pragma once
@@ -27,6 +27,7 @@
 
 #include <cstdint>
 
+#include "runtime/base/clock.h"
 #include "runtime/fiber.h"
 
 namespace weft::signals {
@@ -45,8 +46,9 @@ int send_to(Fiber* fiber, int signal, const siginfo_t* info) noexcept;
 // one that handles it.  -1: weft has no part in this signal, it is the kernel's.
 int send_to_process(int signal, const siginfo_t* info) noexcept;
 
-// Wakes a fiber for pthread_cancel, or kicks the carrier that it blocks.
-void interrupt_for_cancel(Fiber* fiber) noexcept;
+// pthread_cancel has marked the fiber: wakes it if it is parked, kicks its carrier if it runs.  May not return when it
+// is the calling one and its cancellation is asynchronous.
+void interrupt_for_cancel(Fiber* fiber);
 
 // Runs the handlers of what is pending for the calling fiber.  Outside Busy.
 // Returns whether the interrupted call should fail with EINTR (false: all had SA_RESTART, or none ran).
@@ -54,6 +56,15 @@ bool handle_pending() noexcept;
 
 // pthread_sigmask for the calling fiber.  0 or an error number.
 int change_mask(int how, const sigset_t* set, sigset_t* old) noexcept;
+
+// sigtimedwait: takes one of the set (which every fiber blocks, as POSIX asks), parking until there is one.  The signal,
+// -EAGAIN at the deadline, -EINTR when a handler has to run or the thread was cancelled.
+int wait_for(uint64_t set, siginfo_t* info, Deadline deadline) noexcept;
+
+// sigaltstack for the calling fiber: it travels with it.  0 or -errno.
+int change_alternate_stack(const stack_t* wanted, stack_t* old) noexcept;
+// The kernel's record for the calling carrier becomes that of the fiber that it is about to run.
+void wear_alternate_stack(Carrier* carrier, const Fiber* fiber) noexcept;
 
 // What sigpending says on the calling fiber: kept for it, or pending in the kernel for the process.
 uint64_t pending() noexcept;

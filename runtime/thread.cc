@@ -77,6 +77,8 @@ void prepare(Fiber* fiber, void* (*start)(void*), void* argument, bool detached)
   fiber->stray_runs = 0;
   fiber->interrupted = false;
   fiber->pending.store(0, std::memory_order_relaxed);
+  fiber->awaited.store(0, std::memory_order_relaxed);
+  fiber->alternate_stack = {nullptr, SS_DISABLE, 0};
   const Fiber* creator = self.fiber;
   memcpy(fiber->name, creator != nullptr ? creator->name : "", creator != nullptr ? sizeof fiber->name : 1);
   fiber->worker = creator != nullptr ? creator->worker : nullptr;

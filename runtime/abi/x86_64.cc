@@ -1,6 +1,18 @@
 // x86_64.cc - see x86_64.h.
 #include "runtime/abi/x86_64.h"
 
+// No CFI: without it, unwinders compare the bytes and take the frame for what it is, a signal's.
+asm(".text\n"
+    ".balign 16\n"
+    "nop\n"  // they look up the byte before a return address
+    ".hidden weft_signal_return\n"
+    ".globl weft_signal_return\n"
+    ".type weft_signal_return, @function\n"
+    "weft_signal_return:\n"
+    "mov $15, %rax\n"
+    "syscall\n"
+    ".size weft_signal_return, . - weft_signal_return\n");
+
 namespace weft::abi {
 namespace {
 

@@ -70,6 +70,9 @@ inline Transfer jump_with_balanced_returns(void* sp, void* data) noexcept {
   return {previous, passed};
 }
 
+// Returns from a signal handler (the kernel's sa_restorer).  Written byte for byte as the one that unwinders know.
+extern "C" void weft_signal_return();
+
 // A jmp_buf's saved program counter (glibc: word 7, mangled with the pointer guard at fs:0x30).  The function is
 // entered with the stack aligned as a call would.
 void set_jump_target(long* registers, void (*target)()) noexcept;

@@ -56,6 +56,10 @@ class handling {
   struct sigaction before_;
 };
 
+// While a thread is in the handler, the next signal to the process goes to another one. Not so with
+// this flag.
+constexpr int kNotBlockedMeanwhile = SA_NODEFER;
+
 // SIGALRM every few milliseconds, for the lifetime of this object.
 class alarms {
  public:
@@ -206,7 +210,7 @@ void check_interrupted(const blocking_call& one) {
 }
 
 CASE(a_process_signal_interrupts_what_main_is_blocked_in) {
-  const handling signals(SIGALRM);
+  const handling signals(SIGALRM, kNotBlockedMeanwhile);
   for (const bool with_others : {false, true}) {
     std::optional<blocked_others> others;
     if (with_others) others.emplace();
@@ -337,7 +341,7 @@ CASE(a_partly_done_transfer_is_told_when_a_signal_comes) {
 }
 
 CASE(ctrl_c_is_handled_by_main_while_others_are_blocked) {
-  const handling signals(SIGINT);
+  const handling signals(SIGINT, kNotBlockedMeanwhile);
   const blocked_others others;
   MUST(kill(getpid(), SIGINT));
   CHECK_EQ(handled, 1);  // at once, and by whom the kernel prefers: main

@@ -6,9 +6,9 @@
     weft all bt [ARGS]           the backtrace of every fiber; any other command works, too
     weft gcore [FILE]            a core file with all stacks in it
 
-Owns:        the reading of the runtime's tables, and the unwinder that leads from a kernel thread into a parked fiber.
-Keeps true:  nothing is written, neither memory nor registers, so all of it works on a live process and on a core file;
-             the selected thread and frame are the same afterwards.
+Owns:        the reading of the runtime's tables; the unwinder that leads from a kernel thread into a parked fiber.
+Keeps true:  nothing is written, neither memory nor registers, so all of it works on a live process and on a core
+             file; the selected thread and frame are the same afterwards.
 Called by:   gdb 12 or newer (measured with 13.1), by its user.
 See also:    runtime/inspect.h (the layout that is read here), tools/weft/stacks.h (the same without a debugger).
 
@@ -110,7 +110,8 @@ class Root:
     def find():
         found = re.search(r"(0x[0-9a-f]+) - 0x[0-9a-f]+ is \.weft_inspect", gdb.execute("info files", to_string=True))
         if not found:
-            raise gdb.GdbError("no section .weft_inspect: the program does not run under weft, or has not loaded it yet")
+            raise gdb.GdbError("no section .weft_inspect: the program does not run under weft, "
+                               "or has not loaded it yet")
         return int(found[1], 16)
 
     @staticmethod
@@ -373,7 +374,7 @@ def waiting(fiber):
 def waited(fiber):
     """For how long; only known of a process on this machine."""
     connection = getattr(gdb.selected_inferior(), "connection", None)
-    if connection is None or connection.type != "native":
+    if connection is None or connection.type != "native" or fiber.since == 0:
         return ""
     return f" for {max(0, time.clock_gettime_ns(time.CLOCK_MONOTONIC) - fiber.since) // 1000000} ms"
 

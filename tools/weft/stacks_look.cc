@@ -18,16 +18,17 @@
 namespace weft::launcher {
 namespace {
 
-constexpr int kAttempts = 6;
-constexpr timespec kPause = {0, 300'000};
+constexpr int kAttempts = 10;
+constexpr int kAttemptsAtOnce = 4;
+constexpr timespec kPause = {0, 200'000};
 constexpr uint32_t kLongestFrame = 4096;  // of a switched-off context; 72 bytes on x86-64
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kParkedWindow = 8192;  // of most stacks all that is needed
-constexpr uint64_t kRunningWindow =
-    256 << 10;  // no second chance: the stack is in use as soon as the thread goes on
+// No second chance: the stack is in use as soon as the thread goes on.
+constexpr uint64_t kRunningWindow = 256 << 10;
 constexpr size_t kMostWeftFrames = 32;  // that may be left out
-constexpr uint64_t kFreshRoom =
-    128;  // a context that never ran lies this close to the top of its stack
+// A context that never ran lies this close to the top of its stack.
+constexpr uint64_t kFreshRoom = 128;
 
 uint64_t number(const char* record, const InspectField& field) {
   uint64_t value = 0;
@@ -70,7 +71,7 @@ Look Looker::look(const FiberView& seen) {
   look.fiber = seen;
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     if (try_to_look(look)) return look;
-    nanosleep(&kPause, nullptr);
+    if (attempt >= kAttemptsAtOnce) nanosleep(&kPause, nullptr);
     const auto now = read_again(look.fiber);
     if (!now) break;
     look = Look{};

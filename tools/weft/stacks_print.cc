@@ -73,7 +73,8 @@ class TextPrinter : public Printer {
 
   static std::string waiting(const FiberView& fiber, const Wait& wait) {
     std::string text;
-    if (fiber.state == "parked") text += " for " + std::to_string(wait.milliseconds) + " ms";
+    if (fiber.state == "parked" && wait.milliseconds)
+      text += " for " + std::to_string(*wait.milliseconds) + " ms";
     text += ": " + fiber.reason;
     if (fiber.fd >= 0)
       text += " on fd " + std::to_string(fiber.fd) +
@@ -126,7 +127,7 @@ Json describe(const Frame& frame) {
 
 Json describe(const FiberView& fiber, const Wait& wait) {
   Json json{{"reason", fiber.reason}};
-  if (fiber.state == "parked") json["milliseconds"] = wait.milliseconds;
+  if (fiber.state == "parked" && wait.milliseconds) json["milliseconds"] = *wait.milliseconds;
   if (fiber.fd >= 0) {
     json["fd"] = fiber.fd;
     json["descriptor"] = wait.descriptor;

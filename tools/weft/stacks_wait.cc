@@ -29,7 +29,7 @@ int64_t milliseconds_since(int64_t moment) {
 
 Wait Waits::describe(const FiberView& fiber) {
   Wait wait;
-  wait.milliseconds = milliseconds_since(fiber.since);
+  if (fiber.since > 0) wait.milliseconds = milliseconds_since(fiber.since);
   if (fiber.fd >= 0) wait.descriptor = descriptors_.describe(fiber.fd);
   if (fiber.object == 0) return wait;
   if (fiber.reason == "join") wait.joins = tables_.fibers().record_at(fiber.object);

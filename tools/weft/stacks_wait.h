@@ -17,11 +17,11 @@
 namespace weft::launcher {
 
 struct Wait {
-  int64_t milliseconds = 0;
-  std::string descriptor;         // what fiber.fd is; empty: not known
-  std::string object;             // the name of fiber.object; empty: not known
-  std::optional<uint32_t> joins;  // the fiber whose end it waits for
-  std::optional<int> held_by;     // thread id of the owner of the lock
+  std::optional<int64_t> milliseconds;  // nothing: its worker had not looked at the clock yet
+  std::string descriptor;               // what fiber.fd is; empty: not known
+  std::string object;                   // the name of fiber.object; empty: not known
+  std::optional<uint32_t> joins;        // the fiber whose end it waits for
+  std::optional<int> held_by;           // thread id of the owner of the lock
   std::optional<uint32_t> held_by_fiber;
 };
 
