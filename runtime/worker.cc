@@ -6,13 +6,14 @@
 namespace weft {
 namespace workers {
 
-Worker all[kMaxWorkers];
+constinit Worker all[kMaxWorkers];
 uint32_t count = 0;
 std::atomic<uint32_t> sleeping_count{0};
 
 bool open(uint32_t n) noexcept {
   for (uint32_t i = 0; i < n; ++i) {
     all[i].index = i;
+    all[i].now = now();
     if (!all[i].reactor.open(i)) {
       while (i-- > 0) all[i].reactor.close();
       return false;

@@ -21,8 +21,9 @@ void __libc_free(void*);
 
 namespace weft::abi {
 
-Libc libc;
-Facts facts;
+// Constant-initialised, all of them: the runtime may start before this library's own constructors have run.
+constinit Libc libc;
+constinit Facts facts;
 bool fsgsbase_usable = false;
 
 namespace {
@@ -54,19 +55,21 @@ struct Private {
   Key* keys = nullptr;
   ptrdiff_t resp = 0;       // offset of the TLS variable __resp from the thread pointer
   ptrdiff_t resp_state = 0;  // offset of the resolver state that it points to, in the TCB; 0: unknown
-} priv;
+};
+constinit Private priv;
 
 // The template and, per kind of word, where it must be adapted.
 struct Template {
-  alignas(64) char bytes[kMaxTcb];
-  uint16_t self_words[64];  // offsets of words that point into the TCB
-  ptrdiff_t self_delta[64];
+  alignas(64) char bytes[kMaxTcb] = {};
+  uint16_t self_words[64] = {};  // offsets of words that point into the TCB
+  ptrdiff_t self_delta[64] = {};
   size_t self_count = 0;
   size_t stack_base = 0;  // offsets; 0: not present
   size_t stack_size = 0;
   size_t guard_size[2] = {0, 0};
   size_t raw_size = 0;
-} tmpl;
+};
+constinit Template tmpl;
 
 // What a fresh static TLS block holds, so that a used one is reset by one copy.
 struct Image {
@@ -74,8 +77,9 @@ struct Image {
   std::atomic<bool> valid{false};
   std::atomic<unsigned long long> objects{0};  // how many were loaded when it was taken; 0: nobody asks
   size_t used = 0;  // bytes below the thread pointer that modules really use
-  char bytes[64 * 1024];
-} image;
+  char bytes[64 * 1024] = {};
+};
+constinit Image image;
 
 struct Descriptor {  // what _thread_db_* symbols hold
   uint32_t bits, count, offset;

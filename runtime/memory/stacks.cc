@@ -37,7 +37,7 @@ struct Class {
   size_t fresh_left = 0;
 };
 
-Class classes[kClasses];
+constinit Class classes[kClasses];
 std::atomic<size_t> class_count{0};
 SpinLock classes_lock;
 
