@@ -157,7 +157,11 @@ WEFT_HOOK void pthread_exit(void* result) {
 
 WEFT_HOOK int pthread_cancel(pthread_t thread) {
   Fiber* fiber = fiber_of(thread);
-  if (fiber == nullptr) return real::pthread_cancel(thread);
+  if (fiber == nullptr) {
+    const int error = real::pthread_cancel(thread);
+    if (error == 0 && runtime::is_active()) signals::interrupt_for_cancel(thread);
+    return error;
+  }
   constexpr int kCancelingAndCanceled = 0x0c;  // glibc's CANCELING_BITMASK | CANCELED_BITMASK
   __atomic_fetch_or(abi::cancelhandling_of(reinterpret_cast<void*>(thread)), kCancelingAndCanceled, __ATOMIC_SEQ_CST);
   signals::interrupt_for_cancel(fiber);

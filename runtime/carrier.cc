@@ -22,7 +22,6 @@ bool have_membarrier = false;
 // --- ownership ----------------------------------------------------------------------------------------------
 
 bool Carrier::enter() noexcept {
-  if (!owns) return false;
   const uint64_t tick = stay.load(std::memory_order_relaxed) & ~kInProgram;
   if (have_membarrier) [[likely]] {
     stay.store(tick, std::memory_order_relaxed);  // C3
@@ -31,6 +30,7 @@ bool Carrier::enter() noexcept {
     stay.exchange(tick, std::memory_order_seq_cst);
   }
   inside = true;
+  if (!owns) return false;  // but inside all the same: as a spare it may be given a worker
   if (worker->claim.load(std::memory_order_acquire) == 0 &&  // C4
       worker->owner.load(std::memory_order_relaxed) == this) [[likely]]
     return true;

@@ -458,6 +458,14 @@ void interrupt_for_cancel(Fiber* fiber) {
   notify(fiber, 0);
 }
 
+void interrupt_for_cancel(pthread_t thread) noexcept {
+  Busy busy;
+  const auto own = reinterpret_cast<uintptr_t>(&self) - abi::thread_pointer();
+  auto& its = *reinterpret_cast<Self*>(thread + own);
+  its.signals_waiting.store(true, std::memory_order_seq_cst);
+  interrupt(&its.parker);
+}
+
 bool handle_pending() noexcept {
   Fiber* fiber = self.fiber;
   if (fiber == nullptr) {  // a kernel thread: its handlers ran when its Busy section ended

@@ -49,6 +49,8 @@ int send_to_process(int signal, const siginfo_t* info) noexcept;
 // pthread_cancel has marked the fiber: wakes it if it is parked, kicks its carrier if it runs.  May not return when it
 // is the calling one and its cancellation is asynchronous.
 void interrupt_for_cancel(Fiber* fiber);
+// The same for a kernel thread of the program, in case it waits in the parking lot.
+void interrupt_for_cancel(pthread_t thread) noexcept;
 
 // Runs the handlers of what is pending for the calling fiber.  Outside Busy.
 // Returns whether the interrupted call should fail with EINTR (false: all had SA_RESTART, or none ran).

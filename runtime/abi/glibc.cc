@@ -310,6 +310,18 @@ bool run_key_destructors() noexcept {
   return again;
 }
 
+// The loader gives every DTV room for 14 modules more than there are (224 bytes); it grows on demand anyway.
+void trim_dtv(void* tcb) noexcept {
+  Dtv* dtv = at<Dtv*>(tcb, 8);
+  auto used = reinterpret_cast<uintptr_t>(dtv[-1].value);
+  while (used > 0 && dtv[used].value == nullptr) --used;
+  void* smaller = realloc(dtv - 1, (used + 2) * sizeof(Dtv));
+  if (smaller == nullptr) return;
+  dtv = static_cast<Dtv*>(smaller) + 1;
+  dtv[-1].value = reinterpret_cast<void*>(used);
+  at<Dtv*>(tcb, 8) = dtv;
+}
+
 }  // namespace
 
 bool probe(const char** why) noexcept {
@@ -365,6 +377,7 @@ bool probe(const char** why) noexcept {
 
 bool make_tcb(void* tcb, void* stack, size_t stack_size, size_t, int tid) noexcept {
   if (priv.allocate_tls(tcb) == nullptr) return false;
+  trim_dtv(tcb);
   void* dtv = at<void*>(tcb, 8);
   if (!image_is_current()) take_image(tcb);
   memcpy(tcb, tmpl.bytes, tmpl.raw_size);

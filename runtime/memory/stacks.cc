@@ -119,7 +119,7 @@ void describe(Stack& stack, const Class& c, char* slot, size_t size) noexcept {
   char* end = slot + c.guard + c.size;
   stack.slot = slot;
   stack.size_class = static_cast<uint16_t>(&c - classes);
-  stack.guard = c.guard;
+  stack.guard = static_cast<uint32_t>(c.guard);
   stack.low = end - size;
   stack.size = size;
   stack.tcb = end - abi::facts.tcb_size;

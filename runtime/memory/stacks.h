@@ -16,12 +16,12 @@ namespace weft {
 struct Stack {
   char* low = nullptr;         // lowest usable byte; the guard lies below
   size_t size = 0;             // bytes from low to the end of the TCB, as the program asked for
-  size_t guard = 0;
+  uint32_t guard = 0;
+  uint16_t size_class = 0;
+  bool tcb_made = false;       // the TCB and its DTV exist and only need a reset
   void* tcb = nullptr;         // the thread pointer of whoever runs here
   char* top = nullptr;         // initial stack pointer (below the TLS block, or the end of a caller's stack)
   char* slot = nullptr;        // start of the slot, guard included
-  uint16_t size_class = 0;
-  bool tcb_made = false;       // the TCB and its DTV exist and only need a reset
 };
 
 namespace stacks {
