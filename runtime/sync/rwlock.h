@@ -6,7 +6,8 @@
 //              functions: try_*() say EBUSY or kForeign.  The lock is handed over: who was woken with `granted`
 //              holds it.
 // Called by:   hook/pthread_rwlock.cc; *_contended() and hand_over() inside Busy.
-// Limits:      code that bypasses the hooks and unlocks wakes only waiters in the kernel.
+// Limits:      code that bypasses the hooks and unlocks, or gives up a timed write lock, wakes only waiters in the
+//              kernel.
 //
 // __readers (glibc):  bit 0 write phase | bit 1 locked by a writer, or a writer waits for the readers to leave |
 //                     bit 2 readers wait for a writer to go first | bits 3.. readers
