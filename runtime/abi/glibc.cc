@@ -105,8 +105,6 @@ T& at(void* base, ptrdiff_t offset) noexcept {
 
 // --- the template -------------------------------------------------------------------------------------------
 
-constexpr size_t kTemplateGuard = 0x3000;
-
 struct Sample {
   char bytes[kMaxTcb];
   char* tcb;
