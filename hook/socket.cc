@@ -82,13 +82,13 @@ size_t drains_below(int fd, Descriptor* d, size_t size, int flags) noexcept {
 
 // Would the next receive take an error away that belongs to the next call?  After some bytes were moved the kernel
 // leaves it there.
-bool error_is_next(int fd, const Descriptor& d) noexcept {
-  if (!d.troubled.load(std::memory_order_relaxed) || (ready_now(fd, POLLIN) & POLLERR) == 0) return false;
+bool error_is_next(int fd) noexcept {
+  if ((ready_now(fd, 0) & POLLERR) == 0) return false;
   int unread = 0;
   return sys::call(SYS_ioctl, fd, SIOCINQ, sys::word(&unread)) < 0 || unread == 0;
 }
 
-long receive_least(int fd, Descriptor& d, msghdr* message, int flags, size_t least) {
+long receive_least(int fd, msghdr* message, int flags, size_t least) {
   const msghdr asked = *message;
   Rest rest(asked.msg_iov, asked.msg_iovlen);
   const auto moved = [&] { return static_cast<long>(rest.moved); };
@@ -99,7 +99,7 @@ long receive_least(int fd, Descriptor& d, msghdr* message, int flags, size_t lea
   };
   const auto now = [&]() -> long {
     for (;;) {
-      if (rest.moved != 0 && error_is_next(fd, d)) return moved();
+      if (rest.moved != 0 && error_is_next(fd)) return moved();
       aim();
       const long result = receive_now(fd, message, flags);
       if (result <= 0) return result == 0 ? moved() : result;
@@ -142,20 +142,18 @@ long peek_least(int fd, msghdr* message, int flags, size_t least) {
   return when_ready(fd, Direction::kIn, Reason::kRead, options, now, blocking);
 }
 
-long receive_at_least(int fd, Descriptor& d, msghdr* message, int flags, size_t least) {
-  return (flags & MSG_PEEK) != 0 ? peek_least(fd, message, flags, least)
-                                 : receive_least(fd, d, message, flags, least);
+long receive_at_least(int fd, msghdr* message, int flags, size_t least) {
+  return (flags & MSG_PEEK) != 0 ? peek_least(fd, message, flags, least) : receive_least(fd, message, flags, least);
 }
 
-long receive_at_least(int fd, Descriptor& d, void* buffer, size_t size, int flags, size_t least, sockaddr* from,
-                      socklen_t* length) {
+long receive_at_least(int fd, void* buffer, size_t size, int flags, size_t least, sockaddr* from, socklen_t* length) {
   iovec whole = {buffer, size};
   msghdr message = {};
   message.msg_iov = &whole;
   message.msg_iovlen = 1;
   message.msg_name = from;
   message.msg_namelen = from != nullptr && length != nullptr ? *length : 0;
-  const long result = receive_at_least(fd, d, &message, flags, least);
+  const long result = receive_at_least(fd, &message, flags, least);
   if (result >= 0 && from != nullptr && length != nullptr) *length = message.msg_namelen;
   return result;
 }
@@ -169,7 +167,7 @@ long receive_one_message(int fd, msghdr* message, int flags) {
   const bool stream = d != nullptr && is_stream(fd, *d);
   const size_t size = stream ? Rest(message->msg_iov, message->msg_iovlen).bytes() : 0;
   const size_t least = least_of(fd, d, size, flags);
-  if (least > 1) return receive_at_least(fd, *d, message, flags, least);
+  if (least > 1) return receive_at_least(fd, message, flags, least);
   ReadyOptions options;
   options.socket_timeouts = true;
   options.drains_below = drains_below(fd, d, size, flags);
@@ -459,7 +457,7 @@ long receive(int fd, void* buffer, size_t size, int flags, sockaddr* from, sockl
   }
   Descriptor* d = descriptors::get(fd);
   const size_t least = least_of(fd, d, size, flags);
-  if (least > 1) return receive_at_least(fd, *d, buffer, size, flags, least, from, length);
+  if (least > 1) return receive_at_least(fd, buffer, size, flags, least, from, length);
   ReadyOptions options;
   options.socket_timeouts = true;
   options.drains_below = drains_below(fd, d, size, flags);

@@ -17,19 +17,26 @@ struct Switch {
   Context* to;
 };
 
+using Entry = void (*)();
+
+// Kept above the first frame of a fresh stack, where nothing runs over it.
+Entry& entry_of(const Context& fresh) noexcept {
+  return *reinterpret_cast<Entry*>(static_cast<abi::SavedFrame*>(fresh.sp) + 1);
+}
+
 // First thing on a new stack: note where the one that switched here stands, then run.
 void enter_context(transfer_t transfer) {
   const auto* arriving = static_cast<Switch*>(transfer.data);
   arriving->from->sp = transfer.fctx;
-  arriving->to->entry();
+  entry_of(*arriving->to)();
 }
 
 }  // namespace
 
 void prepare_context(Context& context, void* top, uintptr_t thread_pointer, void (*entry)()) noexcept {
-  context.sp = make_fcontext(top, 0, enter_context);
+  context.sp = make_fcontext(static_cast<char*>(top) - 16, 0, enter_context);
   context.thread_pointer = thread_pointer;
-  context.entry = entry;
+  entry_of(context) = entry;
 }
 
 void switch_context(Context& from, Context& to) noexcept {

@@ -14,10 +14,9 @@ namespace weft {
 struct Context {
   void* sp = nullptr;  // the saved frame; meaningless while the context runs
   uintptr_t thread_pointer = 0;
-  void (*entry)() = nullptr;  // what a fresh context runs: once, never to return
 };
 
-// Prepares a context that runs entry() on the stack that ends at `top`, with the given thread pointer.
+// Prepares a context that runs entry() (once, never to return) on the stack that ends at `top`, with the given thread pointer.
 void prepare_context(Context& context, void* top, uintptr_t thread_pointer, void (*entry)()) noexcept;
 
 // Leaves `from` (which must be the running context) for `to`.  Returns when somebody switches back to `from`.

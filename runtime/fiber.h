@@ -71,8 +71,6 @@ struct Fiber : Parker {
   Fiber* next = nullptr;       // link of the one ready queue that holds it, or of the pool
   uint32_t id = 0;             // index in the table
   int tid = 0;                 // what gettid() says: the kernel's for main, a number above PID_MAX for others
-  bool is_main = false;
-  bool on_native_stack = false;  // main: stack and TCB are the process's own
   Stack stack;
 
   // Life of a thread (thread.cc).
@@ -81,6 +79,8 @@ struct Fiber : Parker {
   void* result = nullptr;
   std::atomic<uint32_t> exit{0};  // threads::ExitState
   bool exited_by_call = false;    // pthread_exit gave `result`
+  bool is_main = false;
+  bool on_native_stack = false;  // main: stack and TCB are the process's own
   Parker* joiner = nullptr;       // who waits for the end, while `exit` says kJoining
   uint64_t joiner_stamp = 0;
   char name[16] = {};

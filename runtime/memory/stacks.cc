@@ -117,13 +117,17 @@ char* carve(Class& c) noexcept {
 
 void describe(Stack& stack, const Class& c, char* slot, size_t size) noexcept {
   char* end = slot + c.guard + c.size;
-  stack.slot = slot;
   stack.size_class = static_cast<uint16_t>(&c - classes);
   stack.guard = static_cast<uint32_t>(c.guard);
   stack.low = end - size;
   stack.size = size;
   stack.tcb = end - abi::facts.tcb_size;
   stack.top = static_cast<char*>(stack.tcb) - abi::facts.tls_size;
+}
+
+// Where the slot of a stack begins; the TCB lies at its end.
+char* slot_of(const Stack& stack, const Class& c) noexcept {
+  return static_cast<char*>(stack.tcb) + abi::facts.tcb_size - c.size - c.guard;
 }
 
 // What a TCB on its own needs: a class whose "stack" is just the block.
@@ -184,7 +188,7 @@ void put(Stack& stack) noexcept {
   Class& c = classes[stack.size_class];
   Free* record = new_record();
   if (record == nullptr) return;  // the address range is lost, nothing else
-  record->slot = stack.slot;
+  record->slot = slot_of(stack, c);
   record->tcb = stack.tcb_made ? stack.tcb : nullptr;
   bool hot = false;
   {
@@ -199,7 +203,7 @@ void put(Stack& stack) noexcept {
   if (!hot) {
     if (record->tcb != nullptr) abi::destroy_tcb(record->tcb);
     record->tcb = nullptr;
-    sys::advise(stack.slot + c.guard, c.size, MADV_DONTNEED);
+    sys::advise(record->slot + c.guard, c.size, MADV_DONTNEED);
     Locked locked(c.lock);
     record->next = c.cold;
     c.cold = record;

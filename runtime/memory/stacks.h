@@ -21,7 +21,6 @@ struct Stack {
   bool tcb_made = false;       // the TCB and its DTV exist and only need a reset
   void* tcb = nullptr;         // the thread pointer of whoever runs here
   char* top = nullptr;         // initial stack pointer (below the TLS block, or the end of a caller's stack)
-  char* slot = nullptr;        // start of the slot, guard included
 };
 
 namespace stacks {

@@ -19,6 +19,9 @@ thread_local int zero;
 class Glibc : public ::testing::Test {
  protected:
   void SetUp() override {
+#ifdef __SANITIZE_THREAD__
+    GTEST_SKIP() << "TSan's interceptors stand between pthread_create and the template thread: weft stays off there";
+#endif
     abi::libc.pthread_create = pthread_create;
     abi::libc.pthread_join = pthread_join;
     abi::libc.sigaction = sigaction;
@@ -76,7 +79,7 @@ TEST_F(Glibc, TheGuardBelowAStackFaults) {
   Busy busy;
   Stack stack;
   ASSERT_TRUE(stacks::take(stack, 64 * 1024, 4096, 1));
-  EXPECT_DEATH(*const_cast<volatile char*>(stack.slot) = 1, "");
+  EXPECT_DEATH(*const_cast<volatile char*>(static_cast<char*>(stack.tcb) + abi::facts.tcb_size - 64 * 1024 - 1) = 1, "");
   stacks::put(stack);
 }
 
