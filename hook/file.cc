@@ -23,10 +23,12 @@ namespace {
 // --- reading and writing on a fiber -------------------------------------------------------------------------
 
 // A call with RWF_NOWAIT; -EOPNOTSUPP, and never again, where the file does not know it.
-long nowait(long number, int fd, Descriptor& d, const iovec* parts, size_t count) noexcept {
-  if (d.refuses_nowait.load(std::memory_order_relaxed)) return -EOPNOTSUPP;
+long nowait(Direction direction, int fd, Descriptor& d, const iovec* parts, size_t count) noexcept {
+  std::atomic<bool>& refuses = d.refuses_nowait[static_cast<size_t>(direction)];
+  if (refuses.load(std::memory_order_relaxed)) return -EOPNOTSUPP;
+  const long number = direction == Direction::kIn ? SYS_preadv2 : SYS_pwritev2;
   const long result = sys::call(number, fd, sys::word(parts), static_cast<long>(count), -1, 0, RWF_NOWAIT);
-  if (result == -EOPNOTSUPP) d.refuses_nowait.store(true, std::memory_order_relaxed);
+  if (result == -EOPNOTSUPP) refuses.store(true, std::memory_order_relaxed);
   return result;
 }
 
@@ -34,7 +36,7 @@ template <class Real>
 long read_pollable(int fd, Descriptor& d, const iovec* parts, size_t count, Real& call) {
   const auto blocking = [&] { return kernel_result(call()); };
   const auto now = [&] {
-    const long result = nowait(SYS_preadv2, fd, d, parts, count);
+    const long result = nowait(Direction::kIn, fd, d, parts, count);
     if (result != -EOPNOTSUPP) return result;
     return ready_now(fd, POLLIN) != 0 ? blocking() : -EAGAIN;
   };
@@ -54,7 +56,7 @@ long write_pipe(int fd, Descriptor& d, const iovec* parts, size_t count, Real& c
   Rest rest(parts, count);
   const auto now = [&]() -> long {
     for (;;) {
-      long result = nowait(SYS_pwritev2, fd, d, rest.parts(), rest.count());
+      long result = nowait(Direction::kOut, fd, d, rest.parts(), rest.count());
       const bool refused = result == -EOPNOTSUPP;
       if (refused) result = write_some(fd, rest);
       if (result <= 0) return result;
@@ -76,7 +78,7 @@ template <class Real>
 long write_other(int fd, Descriptor& d, const iovec* parts, size_t count, Real& call) {
   const auto blocking = [&] { return kernel_result(call()); };
   const auto now = [&] {
-    const long result = nowait(SYS_pwritev2, fd, d, parts, count);
+    const long result = nowait(Direction::kOut, fd, d, parts, count);
     if (result != -EOPNOTSUPP) return result;
     return ready_now(fd, POLLOUT) != 0 ? blocking() : -EAGAIN;
   };

@@ -300,7 +300,8 @@ bool adopt_calling_thread(Fiber* fiber, Worker* worker) noexcept {
   Carrier* carrier = Carriers::allocate();
   if (carrier == nullptr) return false;
   // The loop gets a TCB and stack of its own: the process's first ones belong to the main fiber.
-  if (!stacks::take(carrier->stack, kLoopStack, 4096, fibers::kFirstTid - 1)) return false;
+  Remembered nobody;
+  if (!stacks::take(carrier->stack, kLoopStack, 4096, fibers::kFirstTid - 1, nobody)) return false;
   prepare_context(carrier->context, carrier->stack.top, reinterpret_cast<uintptr_t>(carrier->stack.tcb),
                   first_loop);
   const auto own = reinterpret_cast<uintptr_t>(&self) - abi::thread_pointer();

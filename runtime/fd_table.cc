@@ -61,7 +61,7 @@ void forget(Descriptor& d) noexcept {
   d.exclusive.store(false, std::memory_order_relaxed);
   d.troubled.store(false, std::memory_order_relaxed);
   d.listening.store(false, std::memory_order_relaxed);
-  d.refuses_nowait.store(false, std::memory_order_relaxed);
+  for (std::atomic<bool>& refuses : d.refuses_nowait) refuses.store(false, std::memory_order_relaxed);
   d.low_water.store(0, std::memory_order_relaxed);
 }
 

@@ -77,7 +77,7 @@ struct Descriptor {  // 104 bytes; aligning it to cache lines would cost every c
   std::atomic<bool> verified{false};  // the sweep has looked at the current waiters
   std::atomic<bool> troubled{false};  // an end, error or urgent mark was reported: short reads prove nothing any more
   std::atomic<bool> listening{false};       // SO_ACCEPTCONN was true
-  std::atomic<bool> refuses_nowait{false};  // RWF_NOWAIT is not supported by this kind of file
+  std::atomic<bool> refuses_nowait[2] = {};  // by Direction: this kind of file does not know RWF_NOWAIT
   std::atomic<uint8_t> accepting{0};        // 1: a fiber is between readiness and accept; 2: and others gave up for it
   std::atomic<uint32_t> windows{0};         // odd: a connect has O_NONBLOCK set for a moment (hook/socket.cc)
   std::atomic<int32_t> low_water{0};        // SO_RCVLOWAT as the program set it; 0: the default

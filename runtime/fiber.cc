@@ -26,50 +26,91 @@ Self& self_of(const Fiber& fiber) noexcept {
 
 namespace fibers {
 
-Fiber* table[kChunks];
-std::atomic<uint32_t> table_size{0};
+constinit Fiber* table[kCapacity] = {};
+constinit std::atomic<uint32_t> table_size{0};
 
 namespace {
 
 SpinLock lock;
-Fiber* free_list = nullptr;
-int next_tid = kFirstTid;
-constexpr int kLastTid = (1 << 30) - 1;
+std::atomic<uint32_t> tids{0};
+constexpr uint32_t kTids = (1U << 30) - kFirstTid;
+constinit Fiber main_fiber;
+
+// Locks in shared memory name their owner by tid: processes (a fork's two sides above all) count from places far apart.
+uint32_t first_of_process = 0;
+
+int new_tid() noexcept {
+  return kFirstTid + static_cast<int>((first_of_process + tids.fetch_add(1, std::memory_order_relaxed)) % kTids);
+}
+
+// An id for a fiber at this address.  False: the table is full.
+bool enrol(Fiber* fiber) noexcept {
+  Locked locked(lock);
+  const uint32_t id = count();
+  if (id == kCapacity) return false;
+  fiber->id = id;
+  table[id] = fiber;
+  table_size.store(id + 1, std::memory_order_release);
+  return true;
+}
+
+Remembered what_to_remember(const Fiber* fiber) noexcept {
+  return {fiber->id + 1, fiber->word.load(std::memory_order_relaxed) >> 16};
+}
+
+Fiber* settle_in(const Stack& stack, int tid, const Remembered& remembered) noexcept {
+  auto* fiber = new (stacks::owner_room(stack)) Fiber;
+  fiber->word.store(remembered.stamp << 16 | static_cast<uint64_t>(State::kFree), std::memory_order_relaxed);
+  fiber->is_fiber = true;
+  fiber->tid = tid;
+  fiber->stack = stack;
+  if (remembered.id != 0) {
+    fiber->id = remembered.id - 1;
+  } else if (!enrol(fiber)) {
+    stacks::put(stack, remembered);
+    return nullptr;
+  }
+  return fiber;
+}
 
 }  // namespace
 
 uint32_t count() noexcept { return table_size.load(std::memory_order_acquire); }
-Fiber* at(uint32_t id) noexcept { return &table[id / kChunk][id % kChunk]; }
+Fiber* at(uint32_t id) noexcept { return table[id]; }
 
-Fiber* allocate() noexcept {
-  Locked locked(lock);
-  Fiber* fiber = free_list;
-  if (fiber != nullptr) {
-    free_list = fiber->next;
-  } else {
-    const uint32_t id = count();
-    if (id == kChunk * kChunks) return nullptr;
-    if (id % kChunk == 0 && table[id / kChunk] == nullptr) {
-      void* memory = sys::map(sizeof(Fiber) * kChunk);
-      if (memory == nullptr) return nullptr;
-      table[id / kChunk] = static_cast<Fiber*>(memory);
-    }
-    fiber = new (at(id)) Fiber;
-    fiber->word.store(0, std::memory_order_relaxed);
-    fiber->id = id;
-    fiber->is_fiber = true;
-    table_size.store(id + 1, std::memory_order_release);
+Fiber* allocate(size_t stack_size, size_t guard_size) noexcept {
+  Stack stack;
+  Remembered remembered;
+  const int tid = new_tid();
+  return stacks::take(stack, stack_size, guard_size, tid, remembered) ? settle_in(stack, tid, remembered) : nullptr;
+}
+
+Fiber* allocate_on(void* caller_stack, size_t stack_size) noexcept {
+  Stack stack;
+  Remembered remembered;
+  const int tid = new_tid();
+  return stacks::take_for_caller_stack(stack, caller_stack, stack_size, tid, remembered)
+             ? settle_in(stack, tid, remembered)
+             : nullptr;
+}
+
+Fiber* allocate_main(int tid) noexcept {
+  if (count() == 0 || table[main_fiber.id] != &main_fiber) {
+    if (!enrol(&main_fiber)) return nullptr;
+    main_fiber.word.store(0, std::memory_order_relaxed);
   }
-  fiber->next = nullptr;
-  fiber->tid = next_tid;
-  next_tid = next_tid == kLastTid ? kFirstTid : next_tid + 1;
-  return fiber;
+  first_of_process = static_cast<uint32_t>(tid) * 2654435761U % kTids;
+  main_fiber.is_fiber = true;
+  main_fiber.is_main = main_fiber.on_native_stack = true;
+  main_fiber.tid = tid;
+  main_fiber.context.thread_pointer = abi::thread_pointer();
+  main_fiber.stack.tcb = reinterpret_cast<void*>(abi::thread_pointer());
+  return &main_fiber;
 }
 
 void release(Fiber* fiber) noexcept {
-  Locked locked(lock);
-  fiber->next = free_list;
-  free_list = fiber;
+  const Stack stack = fiber->stack;
+  stacks::put(stack, what_to_remember(fiber));
 }
 
 Fiber* from(pthread_t thread) noexcept {
@@ -89,16 +130,12 @@ Fiber* from_tid(int tid) noexcept {
 void before_fork() noexcept { lock.lock(); }
 void after_fork() noexcept { lock.unlock(); }
 
-void forget_all_but(Fiber* survivor) noexcept {
+void forget_all() noexcept {
   for (uint32_t id = 0, n = count(); id < n; ++id) {
     Fiber* fiber = at(id);
-    if (fiber == survivor) continue;
-    const uint64_t stamp = fiber->word.load(std::memory_order_relaxed) >> 16;
-    const auto state = static_cast<State>(fiber->word.load(std::memory_order_relaxed) & 0xff);
-    if (state == State::kFree) continue;
-    fiber->word.store((stamp + 1) << 16 | static_cast<uint64_t>(State::kFree), std::memory_order_relaxed);
-    fiber->next = free_list;
-    free_list = fiber;
+    const uint64_t word = fiber->word.load(std::memory_order_relaxed);
+    if (static_cast<State>(word & 0xff) == State::kFree) continue;
+    fiber->word.store(((word >> 16) + 1) << 16 | static_cast<uint64_t>(State::kFree), std::memory_order_relaxed);
   }
 }
 

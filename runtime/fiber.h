@@ -2,8 +2,8 @@
 //
 // Owns:        Fiber: identity, stack, saved context, and the one word that says where it stands; Self: what
 //              is known about the thread that runs; the table of all fibers.
-// Keeps true:  fibers live in a table that only grows, so a stale Fiber* may always be read, and a stale wake
-//              fails on the stamp.  The wait word is changed only by the functions in park.cc.
+// Keeps true:  a Fiber lies in its stack's slot (owner's room), which is never unmapped, so a stale Fiber* may always be
+//              read; its stamp outlives the slot's memory, so a stale wake fails on it.  The wait word is changed only by the functions in park.cc.
 // Called by:   everyone above; park.cc, carrier.cc and thread.cc write.
 // See also:    park.h (states), carrier.h (who runs a fiber), inspect.h (what others may see of it).
 #pragma once
@@ -135,19 +135,23 @@ class [[nodiscard]] Busy {
   Busy& operator=(const Busy&) = delete;
 };
 
+static_assert(sizeof(Fiber) <= stacks::kOwnerRoom);
+
 namespace fibers {
 
 constexpr int kFirstTid = 0x10000000;  // above PID_MAX_LIMIT (2^22), below FUTEX_TID_MASK (2^30)
-constexpr uint32_t kChunk = 1024;
-constexpr uint32_t kChunks = 4096;
+constexpr uint32_t kCapacity = 1 << 21;
 
-// at() and count() for inspectors (inspect.h), which read them from outside the process.
-extern Fiber* table[kChunks];
+// Every fiber ever made, by id; read by inspectors through runtime/inspect.h.
+extern Fiber* table[kCapacity];
 extern std::atomic<uint32_t> table_size;
 
-// Takes a free Fiber out of the table and gives it a tid.  Null: out of memory.  Inside Busy.
-Fiber* allocate() noexcept;
-// Back into the table's pool; the stamp lives on.
+// Makes a free Fiber with a stack and a tid.  Null: out of memory.  Inside Busy.
+Fiber* allocate(size_t stack_size, size_t guard_size) noexcept;
+Fiber* allocate_on(void* caller_stack, size_t stack_size) noexcept;
+// The one for the thread that starts the runtime, on its native stack.
+Fiber* allocate_main(int tid) noexcept;
+// Back to the pool with its stack; the stamp lives on.
 void release(Fiber* fiber) noexcept;
 
 uint32_t count() noexcept;             // entries ever made
@@ -159,8 +163,8 @@ Fiber* from_tid(int tid) noexcept;
 
 void before_fork() noexcept;
 void after_fork() noexcept;
-// In the child: everyone but the survivor is gone; their slots are lost to the pool.
-void forget_all_but(Fiber* survivor) noexcept;
+// In the child: everyone is gone; the slots of those that lived are lost to the pool.
+void forget_all() noexcept;
 
 }  // namespace fibers
 }  // namespace weft

@@ -27,7 +27,7 @@ extern "C" __attribute__((used, retain)) constinit const InspectRoot weft_inspec
     "weft inspect",
     kInspectVersion,
     sizeof(InspectRoot),
-    {fibers::table, &fibers::table_size, fibers::kChunk, sizeof(Fiber)},
+    {fibers::table, &fibers::table_size, 1, sizeof(Fiber)},  // pointers: a chunk is one fiber
     {carriers::table, &carriers::table_size, carriers::kChunk, sizeof(Carrier)},
     {workers::all, &workers::count, 0, sizeof(Worker)},
     {state_names, static_cast<uint64_t>(State::kFinished) + 1},

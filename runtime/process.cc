@@ -59,7 +59,7 @@ void after_fork_in_child() noexcept {
     lot::reset_after_fork();
     descriptors::reset_after_fork();
     signals::reset_after_fork(survivor);
-    fibers::forget_all_but(nullptr);
+    fibers::forget_all();
     threads::forget_all_but_caller();
     self.fiber = nullptr;
     self.carrier = nullptr;

@@ -48,13 +48,8 @@ uint32_t default_workers() noexcept {
 
 // The calling thread's stack and TLS block become those of the main fiber.
 Fiber* adopt_main() noexcept {
-  Fiber* fiber = fibers::allocate();
+  Fiber* fiber = fibers::allocate_main(sys::gettid());
   if (fiber == nullptr) return nullptr;
-  fiber->is_main = true;
-  fiber->on_native_stack = true;
-  fiber->tid = sys::gettid();
-  fiber->context.thread_pointer = abi::thread_pointer();
-  fiber->stack.tcb = reinterpret_cast<void*>(abi::thread_pointer());
   sys::call(SYS_prctl, PR_GET_NAME, sys::word(fiber->name));
   fiber->exit.store(threads::kJoinable, std::memory_order_relaxed);
   mark_ready(fiber);

@@ -346,8 +346,10 @@ void trampoline(int signal, siginfo_t* info, void* context) {
     on_kernel_thread(signal, info, context);
   } else {
     if (!is_kick(info)) {
-      // tgkill at this kernel thread, most likely by its own code (raise, abort): the fiber that runs here.
-      const bool directed = info->si_code == SI_TKILL && self.fiber != nullptr && self.busy == 0;
+      // tgkill at this kernel thread, most likely by its own code (raise, abort), or a write with nobody to read:
+      // the fiber that runs here.
+      const bool own_pipe = signal == SIGPIPE && info->si_code == SI_USER && info->si_pid == sys::getpid();
+      const bool directed = (info->si_code == SI_TKILL || own_pipe) && self.fiber != nullptr && self.busy == 0;
       Fiber* fiber = directed ? self.fiber : choose(signal);
       if (fiber != nullptr) {
         keep(fiber, signal, info);

@@ -56,7 +56,6 @@ void fiber_main() {
 
 void reclaim(Fiber* fiber) noexcept {
   mark_free(fiber);
-  stacks::put(fiber->stack);
   fibers::release(fiber);
 }
 
@@ -92,16 +91,10 @@ void prepare(Fiber* fiber, void* (*start)(void*), void* argument, bool detached)
 
 int create(pthread_t* thread, const Attributes& attributes, void* (*start)(void*), void* argument) noexcept {
   Busy busy;
-  Fiber* fiber = fibers::allocate();
+  Fiber* fiber = attributes.caller_stack != nullptr
+                     ? fibers::allocate_on(attributes.caller_stack, attributes.stack_size)
+                     : fibers::allocate(attributes.stack_size, attributes.guard_size);
   if (fiber == nullptr) return EAGAIN;
-  const bool ok = attributes.caller_stack != nullptr
-                      ? stacks::take_for_caller_stack(fiber->stack, attributes.caller_stack,
-                                                      attributes.stack_size, fiber->tid)
-                      : stacks::take(fiber->stack, attributes.stack_size, attributes.guard_size, fiber->tid);
-  if (!ok) {
-    fibers::release(fiber);
-    return EAGAIN;
-  }
   prepare(fiber, start, argument, attributes.detached);
   count_birth();
   signals::inherit_mask(fiber);

@@ -24,6 +24,7 @@ struct Free {
   Free* next;
   char* slot;
   void* tcb;
+  Remembered remembered;
 };
 
 struct Class {
@@ -122,7 +123,7 @@ void describe(Stack& stack, const Class& c, char* slot, size_t size) noexcept {
   stack.low = end - size;
   stack.size = size;
   stack.tcb = end - abi::facts.tcb_size;
-  stack.top = static_cast<char*>(stack.tcb) - abi::facts.tls_size;
+  stack.top = static_cast<char*>(owner_room(stack));
 }
 
 // Where the slot of a stack begins; the TCB lies at its end.
@@ -131,9 +132,9 @@ char* slot_of(const Stack& stack, const Class& c) noexcept {
 }
 
 // What a TCB on its own needs: a class whose "stack" is just the block.
-size_t block_size() noexcept { return round_up(abi::facts.tcb_size + abi::facts.tls_size + 512, kPage); }
+size_t block_size() noexcept { return round_up(abi::facts.tcb_size + abi::facts.tls_size + kOwnerRoom, kPage); }
 
-bool take_slot(Stack& stack, size_t size, size_t guard) noexcept {
+bool take_slot(Stack& stack, size_t size, size_t guard, Remembered& remembered) noexcept {
   Class* c = find_class(size, guard);
   if (c == nullptr) return false;
   Free* record = nullptr;
@@ -152,6 +153,7 @@ bool take_slot(Stack& stack, size_t size, size_t guard) noexcept {
   stack.tcb_made = record != nullptr && record->tcb != nullptr;
   if (record != nullptr) {
     slot = record->slot;
+    remembered = record->remembered;
     drop_record(record);
   }
   if (slot == nullptr) return false;
@@ -159,36 +161,42 @@ bool take_slot(Stack& stack, size_t size, size_t guard) noexcept {
   return true;
 }
 
-bool ready_tcb(Stack& stack, void* low, size_t size, size_t guard, int tid) noexcept {
+bool ready_tcb(Stack& stack, void* low, size_t size, size_t guard, int tid, const Remembered& remembered) noexcept {
   const bool ok = stack.tcb_made ? abi::reset_tcb(stack.tcb, low, size, guard, tid)
                                  : abi::make_tcb(stack.tcb, low, size, guard, tid);
   stack.tcb_made = ok;
-  if (!ok) put(stack);
+  if (!ok) put(stack, remembered);
   return ok;
 }
 
 }  // namespace
 
-bool take(Stack& stack, size_t size, size_t guard, int tid) noexcept {
-  const size_t least = round_up(abi::facts.tcb_size + abi::facts.tls_size, kPage) + 2 * kPage;
-  size = round_up(size < least ? least : size, kPage);
-  return take_slot(stack, size, guard) && ready_tcb(stack, stack.low, stack.size, stack.guard, tid);
+void* owner_room(const Stack& stack) noexcept {
+  return static_cast<char*>(stack.tcb) - abi::facts.tls_size - kOwnerRoom;
 }
 
-bool take_for_caller_stack(Stack& stack, void* low, size_t size, int tid) noexcept {
-  if (!take_slot(stack, block_size(), 0)) return false;
+bool take(Stack& stack, size_t size, size_t guard, int tid, Remembered& remembered) noexcept {
+  const size_t least = round_up(abi::facts.tcb_size + abi::facts.tls_size, kPage) + 2 * kPage;
+  size = round_up(size < least ? least : size, kPage);
+  return take_slot(stack, size, guard, remembered) &&
+         ready_tcb(stack, stack.low, stack.size, stack.guard, tid, remembered);
+}
+
+bool take_for_caller_stack(Stack& stack, void* low, size_t size, int tid, Remembered& remembered) noexcept {
+  if (!take_slot(stack, block_size(), 0, remembered)) return false;
   stack.low = static_cast<char*>(low);
   stack.size = size;
   stack.guard = 0;
   stack.top = static_cast<char*>(low) + size;
-  return ready_tcb(stack, low, size, 0, tid);
+  return ready_tcb(stack, low, size, 0, tid, remembered);
 }
 
-void put(Stack& stack) noexcept {
+void put(const Stack& stack, const Remembered& remembered) noexcept {
   Class& c = classes[stack.size_class];
   Free* record = new_record();
   if (record == nullptr) return;  // the address range is lost, nothing else
   record->slot = slot_of(stack, c);
+  record->remembered = remembered;
   record->tcb = stack.tcb_made ? stack.tcb : nullptr;
   bool hot = false;
   {
@@ -208,7 +216,6 @@ void put(Stack& stack) noexcept {
     record->next = c.cold;
     c.cold = record;
   }
-  stack = Stack{};
 }
 
 void before_fork() noexcept {
