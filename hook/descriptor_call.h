@@ -1,7 +1,7 @@
 // descriptor_call.h - what the hooks of calls on descriptors have in common.
 //
-// Owns:        small questions (does weft keep the table? is it ready now?), and Rest, the part of an iovec array that
-//              is still to be moved.
+// Owns:        small questions (does weft keep the table? is it ready now?), SIGPIPE for a fiber that blocks it, and
+//              Rest, the part of an iovec array that is still to be moved.
 // Keeps true:  nothing here waits.
 // Called by:   file.cc, socket.cc, poll.cc, epoll.cc.  See also: shape.h for the waiting.
 #pragma once
@@ -13,6 +13,7 @@
 
 #include "hook/gate.h"
 #include "runtime/base/sys.h"
+#include "runtime/carrier.h"
 #include "runtime/fd_table.h"
 #include "runtime/runtime.h"
 
@@ -32,6 +33,23 @@ inline long kernel_result(long result) noexcept { return result == -1 ? -errno :
 inline short ready_now(int fd, short events) noexcept {
   pollfd one = {fd, events, 0};
   return sys::poll(&one, 1, 0) > 0 ? one.revents : 0;
+}
+
+// Writing to where nobody reads, by a fiber that blocks SIGPIPE on a carrier that does not: the kernel would take the
+// signal for one that may be delivered, and end the process.
+inline bool keeps_sigpipe() noexcept {
+  constexpr uint64_t bit = 1ULL << (SIGPIPE - 1);
+  const Fiber* fiber = self.fiber;
+  return (fiber->signal_mask.load(std::memory_order_relaxed) & bit) != 0 && (fiber->carrier->kernel_mask & bit) == 0;
+}
+long keeping_sigpipe(long (*call)(void*), void* argument) noexcept;
+
+// call(): one system call that does not wait and may raise SIGPIPE.
+template <class Call>
+long may_raise_sigpipe(Call call) noexcept {
+  if (!keeps_sigpipe()) [[likely]]
+    return call();
+  return keeping_sigpipe([](void* c) -> long { return (*static_cast<Call*>(c))(); }, &call);
 }
 
 // What is left of an array of buffers after some bytes were moved, without a copy of the array: a part that was

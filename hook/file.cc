@@ -18,6 +18,19 @@
 
 using namespace weft;
 
+long weft::keeping_sigpipe(long (*call)(void*), void* argument) noexcept {
+  const uint64_t sigpipe = 1ULL << (SIGPIPE - 1);
+  const timespec now = {0, 0};
+  uint64_t mask;
+  sys::sigprocmask(SIG_BLOCK, &sigpipe, &mask);
+  const long result = call(argument);
+  const bool raised =
+      result == -EPIPE && sys::call(SYS_rt_sigtimedwait, sys::word(&sigpipe), 0, sys::word(&now), sizeof mask) == SIGPIPE;
+  sys::sigprocmask(SIG_SETMASK, &mask, nullptr);
+  if (raised) signals::send_to(self.fiber, SIGPIPE, nullptr);  // pending, for when it unblocks it or waits for it
+  return result;
+}
+
 namespace {
 
 // --- reading and writing on a fiber -------------------------------------------------------------------------
@@ -26,8 +39,11 @@ namespace {
 long nowait(Direction direction, int fd, Descriptor& d, const iovec* parts, size_t count) noexcept {
   std::atomic<bool>& refuses = d.refuses_nowait[static_cast<size_t>(direction)];
   if (refuses.load(std::memory_order_relaxed)) return -EOPNOTSUPP;
-  const long number = direction == Direction::kIn ? SYS_preadv2 : SYS_pwritev2;
-  const long result = sys::call(number, fd, sys::word(parts), static_cast<long>(count), -1, 0, RWF_NOWAIT);
+  const auto call = [&](long number) {
+    return sys::call(number, fd, sys::word(parts), static_cast<long>(count), -1, 0, RWF_NOWAIT);
+  };
+  const long result =
+      direction == Direction::kIn ? call(SYS_preadv2) : may_raise_sigpipe([&] { return call(SYS_pwritev2); });
   if (result == -EOPNOTSUPP) refuses.store(true, std::memory_order_relaxed);
   return result;
 }
@@ -46,9 +62,11 @@ long read_pollable(int fd, Descriptor& d, const iovec* parts, size_t count, Real
 // To a pipe that has room, without RWF_NOWAIT: PIPE_BUF bytes fit for sure.
 long write_some(int fd, const Rest& rest) noexcept {
   if (ready_now(fd, POLLOUT) == 0) return -EAGAIN;
-  if (rest.bytes() <= PIPE_BUF) return sys::call(SYS_writev, fd, sys::word(rest.parts()), static_cast<long>(rest.count()));
   const iovec head = rest.head(PIPE_BUF);
-  return sys::write(fd, head.iov_base, head.iov_len);
+  const bool all = rest.bytes() <= PIPE_BUF;
+  const iovec* parts = all ? rest.parts() : &head;
+  const long count = all ? static_cast<long>(rest.count()) : 1;
+  return may_raise_sigpipe([&] { return sys::call(SYS_writev, fd, sys::word(parts), count); });
 }
 
 template <class Real>

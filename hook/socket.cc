@@ -250,7 +250,8 @@ long send_rest(int fd, const msghdr& asked, int flags, Rest& rest) {
     for (;;) {
       if (rest.moved != 0 && trouble_is_next(fd, d)) return static_cast<long>(rest.moved);
       aim();
-      const long result = sys::call(SYS_sendmsg, fd, sys::word(&part), flags | MSG_DONTWAIT);
+      const long result =
+          may_raise_sigpipe([&] { return sys::call(SYS_sendmsg, fd, sys::word(&part), flags | MSG_DONTWAIT); });
       if (waits_for_receiver(fd, d, part.msg_name, result)) return as_final(blocking());
       if (started_to_connect(fd, d, result)) {
         part.msg_name = nullptr;
@@ -476,7 +477,10 @@ long send_bytes(int fd, const void* data, size_t size, int flags, const sockaddr
   cancellation_point();
   long result = -EAGAIN;
   if ((flags & MSG_FASTOPEN) == 0)
-    result = sys::call(SYS_sendto, fd, sys::word(data), static_cast<long>(size), flags | MSG_DONTWAIT, sys::word(to), length);
+    result = may_raise_sigpipe([&] {
+      return sys::call(SYS_sendto, fd, sys::word(data), static_cast<long>(size), flags | MSG_DONTWAIT, sys::word(to),
+                       length);
+    });
   if ((flags & MSG_DONTWAIT) != 0 || result == static_cast<long>(size)) return result;
   if (result < 0 && result != -EAGAIN && result != -EINPROGRESS) return result;
   iovec whole = {const_cast<void*>(data), size};
@@ -494,7 +498,7 @@ long send_message(int fd, const msghdr* message, int flags) {
   note_sent(*message);
   if ((flags & MSG_DONTWAIT) != 0) {
     cancellation_point();
-    return sys::call(SYS_sendmsg, fd, sys::word(message), flags);
+    return may_raise_sigpipe([&] { return sys::call(SYS_sendmsg, fd, sys::word(message), flags); });
   }
   Rest rest(message->msg_iov, message->msg_iovlen);
   return send_rest(fd, *message, flags, rest);

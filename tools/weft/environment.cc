@@ -62,7 +62,7 @@ Text malloc_name(const std::string& text) {
 
 constexpr std::array kTable = {
     Setting{"--workers", "WEFT_WORKERS", "N", "a number from 1 to 256",
-            "Schedulers that fibers run on; default: one per CPU", workers},
+            "Schedulers that fibers run on; default: one per CPU, one for interpreters with a global lock", workers},
     Setting{"--stack-size", "WEFT_STACK_SIZE", "BYTES", "a size from 16K to 1G",
             "Stack of a fiber whose creator asks for none, with suffix K, M or G;\n"
             "default: what a thread gets natively",
