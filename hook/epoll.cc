@@ -43,6 +43,10 @@ long wait_on_fiber(int epoll, epoll_event* events, int capacity, Deadline deadli
   return when_ready(epoll, Direction::kIn, Reason::kEpoll, options, now, blocking);
 }
 
+bool is_valid(const timespec* t) noexcept {
+  return t == nullptr || (t->tv_sec >= 0 && t->tv_nsec >= 0 && t->tv_nsec < kSecond);
+}
+
 Deadline in_milliseconds(int timeout) noexcept {
   return timeout < 0 ? Deadline::never() : Deadline::in(timeout * kMillisecond);
 }
@@ -63,8 +67,7 @@ WEFT_HOOK int epoll_pwait(int epoll, epoll_event* events, int capacity, int time
 
 WEFT_HOOK int epoll_pwait2(int epoll, epoll_event* events, int capacity, const timespec* timeout,
                            const sigset_t* mask) {
-  const bool valid = timeout == nullptr || (timeout->tv_sec >= 0 && timeout->tv_nsec >= 0 && timeout->tv_nsec < kSecond);
-  if (!on_fiber() || !valid) return real::epoll_pwait2(epoll, events, capacity, timeout, mask);
+  if (!on_fiber() || !is_valid(timeout)) return real::epoll_pwait2(epoll, events, capacity, timeout, mask);
   const Deadline deadline = timeout == nullptr ? Deadline::never() : Deadline::in(to_nanoseconds(*timeout));
   const TemporaryMask temporary(mask);
   return static_cast<int>(minus_one(wait_on_fiber(epoll, events, capacity, deadline, temporary.interrupted)));

@@ -24,8 +24,8 @@ long weft::keeping_sigpipe(long (*call)(void*), void* argument) noexcept {
   uint64_t mask;
   sys::sigprocmask(SIG_BLOCK, &sigpipe, &mask);
   const long result = call(argument);
-  const bool raised =
-      result == -EPIPE && sys::call(SYS_rt_sigtimedwait, sys::word(&sigpipe), 0, sys::word(&now), sizeof mask) == SIGPIPE;
+  const auto take = [&] { return sys::call(SYS_rt_sigtimedwait, sys::word(&sigpipe), 0, sys::word(&now), sizeof mask); };
+  const bool raised = result == -EPIPE && take() == SIGPIPE;
   sys::sigprocmask(SIG_SETMASK, &mask, nullptr);
   if (raised) signals::send_to(self.fiber, SIGPIPE, nullptr);  // pending, for when it unblocks it or waits for it
   return result;

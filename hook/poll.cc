@@ -221,7 +221,9 @@ int bits_of(int count) noexcept {
 class SelectSets {
  public:
   SelectSets(int count, fd_set* in, fd_set* out, fd_set* except) noexcept
-      : count_(count), words_(count <= 0 ? 0 : (static_cast<size_t>(count) + kBits - 1) / kBits), sets_{in, out, except} {
+      : count_(count),
+        words_(count <= 0 ? 0 : (static_cast<size_t>(count) + kBits - 1) / kBits),
+        sets_{in, out, except} {
     if (words_ > kInline) saved_ = static_cast<unsigned long*>(sys::map(bytes() * 3));
     usable = saved_ != nullptr;
     for (size_t s = 0; s < 3; ++s)

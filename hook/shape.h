@@ -97,8 +97,8 @@ long when_ready(int fd, Direction direction, Reason reason, ReadyOptions options
       }
       case reactor::Waited::kSignal: {
         const Signalled signalled = signal_watch.after_wait();
-        if (signalled == Signalled::kNothing || (signalled == Signalled::kRestart && options.restartable && moved() == 0))
-          break;
+        const bool again = signalled == Signalled::kRestart && options.restartable && moved() == 0;
+        if (signalled == Signalled::kNothing || again) break;
         return answer(-EINTR);
       }
     }

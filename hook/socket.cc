@@ -287,7 +287,8 @@ long send_stream_messages(int fd, mmsghdr* messages, unsigned count, int flags) 
 long send_datagrams(int fd, mmsghdr* messages, unsigned count, int flags) {
   size_t moved = 0;
   const auto call = [&](int extra) {
-    return sys::call(SYS_sendmmsg, fd, sys::word(messages + moved), count - static_cast<unsigned>(moved), flags | extra);
+    const unsigned left = count - static_cast<unsigned>(moved);
+    return sys::call(SYS_sendmmsg, fd, sys::word(messages + moved), left, flags | extra);
   };
   const auto now = [&]() -> long {
     const long result = call(MSG_DONTWAIT);

@@ -200,7 +200,8 @@ void accepted(int listener, int fd, bool nonblocking) noexcept {
   // TCP hands its options down, UNIX sockets do not: when there are timeouts, ask.
   d->receive_timeout.store(untimed ? Descriptor::kNoTimeout : 0, std::memory_order_relaxed);
   d->send_timeout.store(untimed ? Descriptor::kNoTimeout : 0, std::memory_order_relaxed);
-  if (flow == Flow::kTcp) d->low_water.store(from->low_water.load(std::memory_order_relaxed), std::memory_order_relaxed);
+  const int32_t low_water = flow == Flow::kTcp ? from->low_water.load(std::memory_order_relaxed) : 0;
+  d->low_water.store(low_water, std::memory_order_relaxed);
 }
 
 void duplicated(int from, int to) noexcept {

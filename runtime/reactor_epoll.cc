@@ -22,7 +22,8 @@ constexpr int kBatch = 256;  // events a poll takes at once; they lie on the loo
 epoll_event interest(int fd, const Descriptor& d) noexcept {
   epoll_event event = {};
   event.events = kInterest;
-  event.data.u64 = static_cast<uint64_t>(d.generation.load(std::memory_order_relaxed)) << 32 | static_cast<uint32_t>(fd);
+  const uint64_t generation = d.generation.load(std::memory_order_relaxed);
+  event.data.u64 = generation << 32 | static_cast<uint32_t>(fd);
   return event;
 }
 
@@ -149,7 +150,9 @@ bool Reactor::open(uint32_t index) noexcept {
   epoll_event event = {};
   event.events = EPOLLIN | EPOLLET;
   event.data.u64 = kNudge;
-  return sys::epoll_control(epoll_fd(), EPOLL_CTL_ADD, nudge_.load(std::memory_order_relaxed), &event) == 0;
+  if (sys::epoll_control(epoll_fd(), EPOLL_CTL_ADD, nudge_.load(std::memory_order_relaxed), &event) == 0) return true;
+  close();
+  return false;
 }
 
 void Reactor::close() noexcept {
@@ -314,6 +317,7 @@ void sweep(uint32_t tick, uint32_t age) noexcept {
   for (int fd = 0, end = descriptors::highest(); fd <= end; ++fd) {
     Descriptor* d = descriptors::find(fd);
     if (d == nullptr || d->waiting.load(std::memory_order_relaxed) == 0) continue;
+    if (d->verified.load(std::memory_order_relaxed)) continue;
     Locked locked(d->lock);
     if (is_overdue(*d, tick, age)) verify(fd, *d);
   }
