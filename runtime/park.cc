@@ -94,6 +94,9 @@ Why park(Arming& arming, Deadline deadline) noexcept {
       const bool reached = deadline.reached();
       if (!give_up(arming, reached ? Why::kTimeout : Why::kReady)) return finish_wait(parker);
       parker.reason.store(Reason::kNone, std::memory_order_relaxed);
+      // A loop of waits that are over before they begin (a polling thread) would keep its worker from those that its
+      // unlock has just woken, until the monitor steps in: it gives way instead.
+      yield_fiber();
       return reached ? Why::kTimeout : Why::kReady;
     }
     timer.when = deadline.monotonic();
