@@ -41,6 +41,7 @@ class Carriers {
   static uint32_t limit;  // of threads; 0: none
   static int64_t idle_time;
   static bool demotes;
+  static bool gives_always;
 
   static Carrier* allocate() noexcept {
     Locked locked(lock);
@@ -161,11 +162,13 @@ bool Carrier::give_away() noexcept {
   Worker& w = *worker;
   if (Carrier* to = carriers::take_spare(); to != nullptr) {
     owns = false;
+    ++counters.given_away;
     carriers::hand_over(w, to);
     return true;
   }
   if (carriers::create(&w) != nullptr) {
     owns = false;
+    ++counters.given_away;
     return true;
   }
   w.owner.store(this, std::memory_order_release);
@@ -305,6 +308,8 @@ void Carrier::loop() noexcept {
       fiber = find_work();
     }
     start(fiber);
+    if (Carriers::gives_always && owns) [[unlikely]]
+      give_away();
     switch_context(context, fiber->context);
   }
 }
@@ -389,6 +394,7 @@ std::atomic<uint32_t> Carriers::newborns{0};
 uint32_t Carriers::limit = 0;
 int64_t Carriers::idle_time = 10 * kSecond;
 bool Carriers::demotes = true;
+bool Carriers::gives_always = false;
 
 namespace carriers {
 namespace {
@@ -510,6 +516,12 @@ uint32_t peak() noexcept { return Carriers::peak.load(std::memory_order_relaxed)
 void set_limit(uint32_t carriers) noexcept { Carriers::limit = carriers; }
 void set_idle_time(int64_t ns) noexcept { Carriers::idle_time = ns; }
 void set_demotion(bool on) noexcept { Carriers::demotes = on; }
+void set_give_away_always(bool on) noexcept { Carriers::gives_always = on; }
+uint64_t given_away() noexcept {
+  uint64_t sum = 0;
+  for (uint32_t i = 0, n = count(); i < n; ++i) sum += at(i)->counters.given_away;
+  return sum;
+}
 
 void prepare_membarrier() noexcept {
   constexpr long kRegisterPrivateExpedited = 1 << 4;

@@ -67,6 +67,7 @@ struct Counters {
   uint64_t steals = 0;
   uint64_t epoll_waits = 0;
   uint64_t created = 0;  // fibers made by code that ran here
+  uint64_t given_away = 0;  // workers, before calls that block
   uint64_t parks[static_cast<size_t>(Reason::kCount)] = {};
 };
 
@@ -164,6 +165,8 @@ uint32_t peak() noexcept;    // kernel threads at most
 void set_limit(uint32_t carriers) noexcept;
 // After how long a spare's kernel thread ends.  One is kept.
 void set_idle_time(int64_t ns) noexcept;
+void set_give_away_always(bool on) noexcept;  // for tests: every resume from the loop is without the worker
+uint64_t given_away() noexcept;
 void set_demotion(bool on) noexcept;  // on, unless a test wants to see the same fiber lose its worker again and again
 // M2..M4.  True: the worker is the caller's until release().  `stay`: what `owner`'s stay must still be (kAnyStay: it
 // must be in program code; that alone makes the claim exclusive, being the same says that it is stuck).

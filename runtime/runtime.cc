@@ -62,7 +62,8 @@ const char* bring_up() noexcept {
   if (!abi::probe(&why)) return why;
   carriers::prepare_membarrier();
   carriers::set_limit(options.max_carriers);
-  carriers::set_demotion(options.force_handoffs != 1);
+  carriers::set_demotion(options.force_handoffs != 1 && options.force_handoffs != 3);
+  carriers::set_give_away_always(options.force_handoffs == 3);
   const uint32_t n = default_workers();
   if (!workers::open(n)) return "no epoll instance can be made";
   Fiber* main = adopt_main();
@@ -93,6 +94,7 @@ void read_environment() noexcept {
   options.stack_size = static_cast<size_t>(number_in("WEFT_STACK_SIZE", 0));
   options.handoff_threshold_ns = number_in("WEFT_HANDOFF_THRESHOLD_US", 2000) * kMicrosecond;
   options.max_carriers = static_cast<uint32_t>(number_in("WEFT_MAX_CARRIERS", 0));
+  if (const char* list = getenv("WEFT_NATIVE_THREADS_FROM"); list != nullptr) options.native_threads_from = list;
   options.log_handoffs = number_in("WEFT_LOG_HANDOFFS", 0) != 0;
   options.force_handoffs = static_cast<uint32_t>(number_in("WEFT_FORCE_HANDOFFS", 0));
   options.stats = number_in("WEFT_STATS", 0) != 0;
@@ -125,9 +127,10 @@ void print_stats() noexcept {
     for (size_t r = 0; r < static_cast<size_t>(Reason::kCount); ++r) sum.parks[r] += c.parks[r];
   }
   say("fibers created %llu, peak %u", static_cast<unsigned long long>(threads::created()), threads::peak());
-  say("switches %llu, steals %llu, epoll waits %llu, handoffs %llu",
+  say("switches %llu, steals %llu, epoll waits %llu, handoffs %llu, workers given away before a blocking call %llu",
       static_cast<unsigned long long>(sum.switches), static_cast<unsigned long long>(sum.steals),
-      static_cast<unsigned long long>(sum.epoll_waits), static_cast<unsigned long long>(monitor::handoffs()));
+      static_cast<unsigned long long>(sum.epoll_waits), static_cast<unsigned long long>(monitor::handoffs()),
+      static_cast<unsigned long long>(carriers::given_away()));
   for (size_t r = 1; r < static_cast<size_t>(Reason::kCount); ++r)
     if (sum.parks[r] != 0)
       say("parks in %s %llu", name_of(static_cast<Reason>(r)), static_cast<unsigned long long>(sum.parks[r]));
