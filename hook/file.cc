@@ -9,12 +9,14 @@
 // Called by:   the program.  See also: socket.cc, runtime/fd_table.h.
 #include <limits.h>
 #include <linux/fs.h>
+#include <sys/file.h>
 
 #include <cstdarg>
 
 #include "hook/descriptor_call.h"
 #include "hook/shape.h"
 #include "hook/socket_call.h"
+#include "runtime/carrier.h"
 
 using namespace weft;
 
@@ -236,6 +238,18 @@ int set_flags(int fd, long flags) noexcept {
   return result;
 }
 
+// The kernel's wait, without the worker; only if there is one.
+int lock_range(int fd, int command, long argument) {
+  if (on_fiber()) {
+    const int saved = errno;
+    cancellation_point();
+    if (real::fcntl(fd, command == F_SETLKW ? F_SETLK : F_OFD_SETLK, argument) == 0) return 0;
+    errno = saved;
+    about_to_block();
+  }
+  return real::fcntl(fd, command, argument);
+}
+
 int control(int fd, int command, long argument) {
   if (refused(fd)) return -1;
   switch (command) {
@@ -249,6 +263,9 @@ int control(int fd, int command, long argument) {
       return get_flags(fd);
     case F_SETFL:
       return set_flags(fd, argument);
+    case F_SETLKW:
+    case F_OFD_SETLKW:
+      return lock_range(fd, command, argument);
     default:
       return real::fcntl(fd, command, argument);
   }
@@ -371,6 +388,16 @@ WEFT_HOOK int fcntl(int fd, int command, ...) {
 }
 WEFT_ALIAS(fcntl64, fcntl);
 WEFT_ALIAS(__fcntl, fcntl);
+
+WEFT_HOOK int flock(int fd, int operation) noexcept {
+  if (on_fiber() && (operation & LOCK_NB) == 0 && (operation & LOCK_UN) == 0) {
+    const int saved = errno;
+    if (real::flock(fd, operation | LOCK_NB) == 0) return 0;
+    errno = saved;
+    about_to_block();
+  }
+  return real::flock(fd, operation);
+}
 
 WEFT_HOOK int ioctl(int fd, unsigned long request, ...) noexcept {
   va_list arguments;

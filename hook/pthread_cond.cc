@@ -10,6 +10,7 @@
 
 #include "hook/object_wait.h"
 #include "hook/pthread_mutex.h"
+#include "runtime/carrier.h"
 
 using namespace weft;
 using sync::Condition;
@@ -41,22 +42,29 @@ int wait_on(pthread_cond_t* condition, pthread_mutex_t* mutex, Deadline deadline
 
 bool is_shared(pthread_cond_t* condition) noexcept { return sync::is_process_shared(sync::words_of(condition)); }
 
+// The wait is libc's, and it blocks.
+bool left_to_libc(pthread_cond_t* condition) noexcept {
+  if (!is_shared(condition)) return false;
+  about_to_block();
+  return true;
+}
+
 }  // namespace
 
 WEFT_HOOK int pthread_cond_wait(pthread_cond_t* condition, pthread_mutex_t* mutex) {
-  if (is_shared(condition)) return real::pthread_cond_wait(condition, mutex);
+  if (left_to_libc(condition)) return real::pthread_cond_wait(condition, mutex);
   return wait_on(condition, mutex, Deadline::never());
 }
 
 WEFT_HOOK int pthread_cond_timedwait(pthread_cond_t* condition, pthread_mutex_t* mutex, const timespec* until) {
-  if (is_shared(condition)) return real::pthread_cond_timedwait(condition, mutex, until);
+  if (left_to_libc(condition)) return real::pthread_cond_timedwait(condition, mutex, until);
   if (!is_valid(*until)) return EINVAL;
   return wait_on(condition, mutex, Deadline::at(sync::clock_of(sync::words_of(condition)), *until));
 }
 
 WEFT_HOOK int pthread_cond_clockwait(pthread_cond_t* condition, pthread_mutex_t* mutex, clockid_t clock,
                                      const timespec* until) {
-  if (is_shared(condition)) return real::pthread_cond_clockwait(condition, mutex, clock, until);
+  if (left_to_libc(condition)) return real::pthread_cond_clockwait(condition, mutex, clock, until);
   if (!is_valid(*until) || !is_waitable(clock)) return EINVAL;
   return wait_on(condition, mutex, Deadline::at(clock, *until));
 }

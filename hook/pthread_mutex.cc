@@ -9,6 +9,7 @@
 #include "hook/pthread_mutex.h"
 
 #include "hook/object_wait.h"
+#include "runtime/carrier.h"
 #include "runtime/sync/mutex.h"
 #include "runtime/sync/robust.h"
 
@@ -92,7 +93,13 @@ int locked_by_libc(Mutex& mutex, int result) noexcept {
 
 [[gnu::noinline]] int lock_any(pthread_mutex_t* mutex) noexcept {
   Mutex& words = sync::words_of(mutex);
-  if (!is_ours(words) || self.busy != 0) return locked_by_libc(words, real::pthread_mutex_lock(mutex));
+  if (!is_ours(words) || self.busy != 0) {
+    if (on_fiber()) {
+      if (const int result = real::pthread_mutex_trylock(mutex); result != EBUSY) return locked_by_libc(words, result);
+      about_to_block();
+    }
+    return locked_by_libc(words, real::pthread_mutex_lock(mutex));
+  }
   return lock_ours(words, Users::kCount, never);
 }
 

@@ -2,7 +2,8 @@
 //
 // Owns:        the decision "fiber or kernel thread" for a new thread; translation of pthread_attr_t.
 // Keeps true:  a handle of a kernel thread goes to libc untouched.  Real-time scheduling, CPU affinity and a signal
-//              mask asked for in the attributes make a kernel thread: only the kernel can honour them.
+//              mask asked for in the attributes make a kernel thread: only the kernel can honour them; so does who asks
+//              (native_threads.h).
 // Called by:   the program.  See also: runtime/thread.h.
 #include <sys/prctl.h>
 
@@ -10,6 +11,7 @@
 #include <cstring>
 
 #include "hook/gate.h"
+#include "hook/native_threads.h"
 #include "runtime/carrier.h"
 #include "runtime/park.h"
 #include "runtime/runtime.h"
@@ -110,7 +112,8 @@ void main_ended() { threads::end_current(); }
 WEFT_HOOK int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*start)(void*),
                              void* argument) noexcept {
   ensure_loaded();
-  if (self.busy != 0 || (attributes != nullptr && needs_kernel_thread(attributes)) || !runtime::start())
+  if (self.busy != 0 || (attributes != nullptr && needs_kernel_thread(attributes)) ||
+      makes_native_threads(__builtin_return_address(0)) || !runtime::start())
     return real::pthread_create(thread, attributes, start, argument);
   return threads::create(thread, translate(attributes), start, argument);
 }

@@ -10,6 +10,7 @@
 #include "runtime/sync/semaphore.h"
 
 #include "hook/object_wait.h"
+#include "runtime/carrier.h"
 
 using namespace weft;
 using sync::Semaphore;
@@ -43,10 +44,19 @@ int clock_wait(Semaphore& semaphore, clockid_t clock, const timespec& until) {
   return static_cast<int>(minus_one(wait_until(semaphore, Deadline::at(clock, until))));
 }
 
+// A wait that libc will do: try before it, and if it will block let the worker go.
+bool taken_or_blocks(sem_t* semaphore) {
+  if (!on_fiber()) return false;
+  cancellation_point();
+  if (sync::try_take(sync::words_of(semaphore))) return true;
+  about_to_block();
+  return false;
+}
+
 }  // namespace
 
 WEFT_HOOK int sem_wait(sem_t* semaphore) {
-  if (!may_wait(semaphore)) return real::sem_wait(semaphore);
+  if (!may_wait(semaphore)) return taken_or_blocks(semaphore) ? 0 : real::sem_wait(semaphore);
   cancellation_point();
   Semaphore& words = sync::words_of(semaphore);
   if (sync::try_take(words)) return 0;
@@ -54,12 +64,12 @@ WEFT_HOOK int sem_wait(sem_t* semaphore) {
 }
 
 WEFT_HOOK int sem_timedwait(sem_t* semaphore, const timespec* until) {
-  if (!may_wait(semaphore)) return real::sem_timedwait(semaphore, until);
+  if (!may_wait(semaphore)) return taken_or_blocks(semaphore) ? 0 : real::sem_timedwait(semaphore, until);
   return clock_wait(sync::words_of(semaphore), CLOCK_REALTIME, *until);
 }
 
 WEFT_HOOK int sem_clockwait(sem_t* semaphore, clockid_t clock, const timespec* until) {
-  if (!may_wait(semaphore)) return real::sem_clockwait(semaphore, clock, until);
+  if (!may_wait(semaphore)) return taken_or_blocks(semaphore) ? 0 : real::sem_clockwait(semaphore, clock, until);
   return clock_wait(sync::words_of(semaphore), clock, *until);
 }
 

@@ -1,6 +1,7 @@
 // carrier.cc - see carrier.h.
 #include "runtime/carrier.h"
 
+#include <cerrno>
 #include <new>
 
 #include "runtime/abi/x86_64.h"
@@ -17,7 +18,102 @@ namespace {
 
 bool have_membarrier = false;
 
+constexpr uint32_t kStray = 1u << 31;                     // in assigned_: a fiber to run, no worker
+constexpr uint32_t kStrayRuns = 16;                       // resumes without a worker, once demoted
+constexpr int64_t kLossesWithin = kSecond;                // two losses so close together demote
+constexpr int64_t kShortRun = kMillisecond;               // a stray run below it counts as no burst
+constexpr uint64_t kSwitchesPerLook = 32;                 // how often a busy carrier reads the clock
+constexpr int64_t kLookEvery = kMillisecond / 2;          // and looks at timers and epoll
+
 }  // namespace
+
+// --- the table's own data -----------------------------------------------------------------------------------
+
+class Carriers {
+ public:
+  static SpinLock lock;
+  static Carrier* spares;
+  static Carrier* unborn;  // records whose kernel thread could not be made
+  static std::atomic<uint32_t> threads;
+  static std::atomic<uint32_t> peak;
+  static std::atomic<uint32_t> spare_count;
+  static std::atomic<uint32_t> newborns;
+  static uint32_t limit;  // of threads; 0: none
+  static int64_t idle_time;
+  static bool demotes;
+  static bool gives_always;
+
+  static Carrier* allocate() noexcept {
+    Locked locked(lock);
+    if (limit != 0 && threads.load(std::memory_order_relaxed) >= limit) return nullptr;
+    if (Carrier* carrier = unborn; carrier != nullptr) {
+      unborn = carrier->next_spare_;
+      count_birth();
+      return carrier;
+    }
+    const uint32_t id = carriers::table_size.load(std::memory_order_relaxed);
+    if (id == kMaxCarriers) return nullptr;
+    if (carriers::table[id / carriers::kChunk] == nullptr) {
+      carriers::table[id / carriers::kChunk] =
+          static_cast<Carrier*>(sys::map(sizeof(Carrier) * carriers::kChunk));
+      if (carriers::table[id / carriers::kChunk] == nullptr) return nullptr;
+    }
+    auto* carrier = new (carriers::at(id)) Carrier;
+    carrier->id = id;
+    carriers::table_size.store(id + 1, std::memory_order_release);
+    count_birth();
+    return carrier;
+  }
+
+  // lock held.
+  static void count_birth() noexcept {
+    const uint32_t n = threads.fetch_add(1, std::memory_order_relaxed) + 1;
+    if (n > peak.load(std::memory_order_relaxed)) peak.store(n, std::memory_order_relaxed);
+  }
+
+  static void give_up(Carrier* carrier) noexcept {
+    Locked locked(lock);
+    forget(carrier);
+  }
+
+  // The record is free for another kernel thread.  lock held; the last touch by the thread that had it.
+  static void forget(Carrier* carrier) noexcept {
+    __atomic_store_n(&carrier->kernel_tid, 0, __ATOMIC_RELAXED);
+    carrier->assigned_.store(0, std::memory_order_relaxed);
+    if (carrier->newborn.exchange(false, std::memory_order_relaxed)) newborns.fetch_sub(1, std::memory_order_relaxed);
+    carrier->owns = false;
+    carrier->next_spare_ = unborn;
+    unborn = carrier;
+    threads.fetch_sub(1, std::memory_order_relaxed);
+  }
+
+  // An idle spare takes itself out of the list.  False: it is the last one, or somebody has just taken it.
+  static bool retire(Carrier* carrier) noexcept {
+    Locked locked(lock);
+    if (spare_count.load(std::memory_order_relaxed) <= 1) return false;
+    for (Carrier** link = &spares; *link != nullptr; link = &(*link)->next_spare_) {
+      if (*link != carrier) continue;
+      *link = carrier->next_spare_;
+      spare_count.fetch_sub(1, std::memory_order_relaxed);
+      return true;
+    }
+    return false;
+  }
+  static void bury(Carrier* carrier) noexcept {
+    Locked locked(lock);
+    forget(carrier);
+  }
+  static void keep_thread(Carrier* carrier) noexcept { carrier->keeps_thread_ = true; }
+
+  static void assign(Carrier* carrier, Worker* worker) noexcept {
+    carrier->assigned_.store(worker->index + 1, std::memory_order_release);
+    sys::futex_wake(&carrier->assigned_, 1);
+  }
+  static void preassign(Carrier* carrier, Worker* worker) noexcept {
+    carrier->assigned_.store(worker->index + 1, std::memory_order_release);
+  }
+  static Carrier*& next(Carrier* carrier) noexcept { return carrier->next_spare_; }
+};
 
 // --- ownership ----------------------------------------------------------------------------------------------
 
@@ -40,7 +136,52 @@ bool Carrier::enter() noexcept {
 bool Carrier::enter_slow() noexcept {
   while (worker->claim.load(std::memory_order_acquire) != 0) sys::yield();  // C4b
   owns = worker->owner.load(std::memory_order_acquire) == this;
+  if (!owns) note_loss();
   return owns;
+}
+
+void Carrier::note_loss() noexcept {
+  Fiber* fiber = running;
+  if (fiber == nullptr || fiber->is_main || !Carriers::demotes) return;
+  const int64_t time = now();
+  if (fiber->lost_at != 0 && time - fiber->lost_at < kLossesWithin) fiber->stray_runs = kStrayRuns;
+  fiber->lost_at = time;
+}
+
+// A demoted fiber comes in from its run without a worker.
+void Carrier::end_stray_run(Fiber* fiber) noexcept {
+  if (now() - stray_since_ >= kShortRun)
+    fiber->stray_runs = kStrayRuns;
+  else if (fiber->stray_runs != 0)
+    --fiber->stray_runs;
+  stray_since_ = 0;
+}
+
+// Inside, owner.
+bool Carrier::give_away() noexcept {
+  Worker& w = *worker;
+  if (Carrier* to = carriers::take_spare(); to != nullptr) {
+    owns = false;
+    ++counters.given_away;
+    carriers::hand_over(w, to);
+    return true;
+  }
+  if (carriers::create(&w) != nullptr) {
+    owns = false;
+    ++counters.given_away;
+    return true;
+  }
+  w.owner.store(this, std::memory_order_release);
+  return false;
+}
+
+void about_to_block() noexcept {
+  Fiber* fiber = self.fiber;
+  if (fiber == nullptr || self.busy != 0) return;
+  Busy busy;
+  Carrier* c = fiber->carrier;
+  if (c->enter()) c->give_away();
+  c->leave();
 }
 
 void Carrier::leave() noexcept {  // C1
@@ -69,11 +210,24 @@ void Carrier::start(Fiber* fiber) noexcept {
   fiber->worker = worker;
   running = fiber;
   if (!fiber->is_main) abi::install_malloc_words(fiber->stack.tcb, malloc_words);
-  ++counters.switches;
+  if (++counters.switches % kSwitchesPerLook == 0 && owns && now() - worker->now >= kLookEvery)
+    worker->poll_due.store(true, std::memory_order_relaxed);
   if (kernel_mask != signals::wanted_kernel_mask.load(std::memory_order_relaxed)) [[unlikely]]
     signals::apply_kernel_mask(this);
   if (alternate_stack != fiber->alternate_stack.ss_sp) [[unlikely]]
     signals::wear_alternate_stack(this, fiber);
+}
+
+// Gives a demoted fiber to a spare.  False: it runs here.
+bool Carrier::send_away(Fiber* fiber) noexcept {
+  if (fiber->stray_runs == 0) [[likely]]
+    return false;
+  Carrier* to = carriers::take_spare();
+  if (to == nullptr) return false;
+  to->stray_ = fiber;
+  to->assigned_.store(kStray | (worker->index + 1), std::memory_order_release);
+  sys::futex_wake(&to->assigned_, 1);
+  return true;
 }
 
 // Inside, owner.  What others sent comes first to the end of the own queue; what was offered comes last.
@@ -81,8 +235,12 @@ Fiber* Carrier::next_ready() noexcept {
   Worker& w = *worker;
   if (w.inbox.size() != 0) [[unlikely]]
     w.inbox.drain_into(w.local);
-  if (Fiber* fiber = w.local.pop()) return fiber;
-  return w.offered.size() != 0 ? w.offered.pop() : nullptr;
+  for (;;) {
+    Fiber* fiber = w.local.pop();
+    if (fiber == nullptr && w.offered.size() != 0) fiber = w.offered.pop();
+    if (fiber == nullptr || !send_away(fiber)) [[likely]]
+      return fiber;
+  }
 }
 
 void Carrier::switch_away(Fiber* fiber, After after) noexcept {
@@ -90,6 +248,7 @@ void Carrier::switch_away(Fiber* fiber, After after) noexcept {
   Fiber* next = nullptr;
   if (!c->enter()) {
     workers::nudge(*c->worker);  // it may be asleep past the deadline that the fiber has just armed there
+    if (c->stray_since_ != 0) c->end_stray_run(fiber);
   } else if (!c->worker->poll_due.load(std::memory_order_relaxed)) {
     next = c->next_ready();
     if (next == nullptr && after == After::kYield) {
@@ -140,12 +299,17 @@ void Carrier::loop() noexcept {
   for (;;) {
     running = nullptr;
     settle();
-    if (!owns) {
-      wait_as_spare();
-      continue;
+    if (!owns && !wait_as_spare()) return;
+    Fiber* fiber = stray_;
+    if (fiber != nullptr) {
+      stray_ = nullptr;
+      stray_since_ = now();
+    } else {
+      fiber = find_work();
     }
-    Fiber* fiber = find_work();
     start(fiber);
+    if (Carriers::gives_always && owns) [[unlikely]]
+      give_away();
     switch_context(context, fiber->context);
   }
 }
@@ -162,7 +326,7 @@ Fiber* Carrier::find_work() noexcept {
     }
     if (Fiber* fiber = next_ready()) return fiber;
     if (workers::count > 1 && workers::steal_into(w)) continue;
-    if (Fiber* fiber = sleep()) return fiber;
+    if (Fiber* fiber = sleep(); fiber != nullptr && !send_away(fiber)) return fiber;
   }
 }
 
@@ -194,16 +358,25 @@ Fiber* Carrier::sleep() noexcept {
   return fiber;
 }
 
-void Carrier::wait_as_spare() noexcept {
+// Until there is something to do.  False: there was nothing for so long that the kernel thread is to end.
+bool Carrier::wait_as_spare() noexcept {
   if (assigned_.load(std::memory_order_acquire) == 0) {
     carriers::put_spare(this);
-    born.store(true, std::memory_order_release);
-    while (assigned_.load(std::memory_order_acquire) == 0) sys::futex_wait(&assigned_, 0);
+    if (newborn.exchange(false, std::memory_order_acq_rel)) Carriers::newborns.fetch_sub(1, std::memory_order_relaxed);
+    bool may_end = !keeps_thread_;
+    timespec until = to_timespec(now() + Carriers::idle_time);
+    while (assigned_.load(std::memory_order_acquire) == 0) {
+      if (sys::futex_wait(&assigned_, 0, may_end ? &until : nullptr) != -ETIMEDOUT) continue;
+      if (Carriers::retire(this)) return false;
+      may_end = false;
+    }
   }
-  worker = &workers::all[assigned_.load(std::memory_order_acquire) - 1];
+  const uint32_t what = assigned_.load(std::memory_order_acquire);
+  worker = &workers::all[(what & ~kStray) - 1];
   assigned_.store(0, std::memory_order_release);
-  owns = true;
-  worker->poll_due.store(true, std::memory_order_relaxed);
+  owns = (what & kStray) == 0;
+  if (owns) worker->poll_due.store(true, std::memory_order_relaxed);
+  return true;
 }
 
 // --- the table of carriers ----------------------------------------------------------------------------------
@@ -211,52 +384,17 @@ void Carrier::wait_as_spare() noexcept {
 Carrier* carriers::table[kMaxCarriers / kChunk];
 std::atomic<uint32_t> carriers::table_size{0};
 
-class Carriers {
- public:
-  static SpinLock lock;
-  static Carrier* spares;
-  static Carrier* unborn;  // records whose kernel thread could not be made
-  static std::atomic<uint32_t> threads;
-
-  static Carrier* allocate() noexcept {
-    Locked locked(lock);
-    if (Carrier* carrier = unborn; carrier != nullptr) {
-      unborn = carrier->next_spare_;
-      return carrier;
-    }
-    const uint32_t id = carriers::table_size.load(std::memory_order_relaxed);
-    if (id == kMaxCarriers) return nullptr;
-    if (carriers::table[id / carriers::kChunk] == nullptr) {
-      carriers::table[id / carriers::kChunk] =
-          static_cast<Carrier*>(sys::map(sizeof(Carrier) * carriers::kChunk));
-      if (carriers::table[id / carriers::kChunk] == nullptr) return nullptr;
-    }
-    auto* carrier = new (carriers::at(id)) Carrier;
-    carrier->id = id;
-    carriers::table_size.store(id + 1, std::memory_order_release);
-    return carrier;
-  }
-
-  static void give_up(Carrier* carrier) noexcept {
-    Locked locked(lock);
-    carrier->next_spare_ = unborn;
-    unborn = carrier;
-  }
-
-  static void assign(Carrier* carrier, Worker* worker) noexcept {
-    carrier->assigned_.store(worker->index + 1, std::memory_order_release);
-    sys::futex_wake(&carrier->assigned_, 1);
-  }
-  static void preassign(Carrier* carrier, Worker* worker) noexcept {
-    carrier->assigned_.store(worker->index + 1, std::memory_order_release);
-  }
-  static Carrier*& next(Carrier* carrier) noexcept { return carrier->next_spare_; }
-};
-
 SpinLock Carriers::lock;
 Carrier* Carriers::spares = nullptr;
 Carrier* Carriers::unborn = nullptr;
 std::atomic<uint32_t> Carriers::threads{0};
+std::atomic<uint32_t> Carriers::peak{0};
+std::atomic<uint32_t> Carriers::spare_count{0};
+std::atomic<uint32_t> Carriers::newborns{0};
+uint32_t Carriers::limit = 0;
+int64_t Carriers::idle_time = 10 * kSecond;
+bool Carriers::demotes = true;
+bool Carriers::gives_always = false;
 
 namespace carriers {
 namespace {
@@ -272,9 +410,15 @@ void* carrier_thread(void* argument) {
   carrier->malloc_words = abi::own_malloc_words();
   signals::enter_carrier();
   carrier->loop();
+  self.carrier = nullptr;
+  Carriers::bury(carrier);
+  return nullptr;
 }
 
-void first_loop() { self.carrier->loop(); }
+void first_loop() {
+  self.carrier->loop();
+  WEFT_CHECK(false, "the first carrier's loop does not end");
+}
 
 // The first carrier's loop wears a TLS block of its own: libc's per-thread start runs there, and malloc makes the
 // cache that this carrier's fibers will share (never main's, which stays with main wherever it runs).
@@ -319,7 +463,7 @@ bool adopt_calling_thread(Fiber* fiber, Worker* worker) noexcept {
   carrier->inside = false;
   carrier->stay.store(Carrier::kInProgram, std::memory_order_relaxed);
   worker->owner.store(carrier, std::memory_order_release);
-  Carriers::threads.fetch_add(1, std::memory_order_relaxed);
+  Carriers::keep_thread(carrier);
   return true;
 }
 
@@ -330,9 +474,15 @@ Carrier* create(Worker* worker) noexcept {
     carrier->worker = worker;
     Carriers::preassign(carrier, worker);
     worker->owner.store(carrier, std::memory_order_release);
+  } else {
+    carrier->newborn.store(true, std::memory_order_relaxed);
+    Carriers::newborns.fetch_add(1, std::memory_order_relaxed);
   }
   pthread_attr_t attributes;
-  if (pthread_attr_init(&attributes) != 0) return nullptr;
+  if (pthread_attr_init(&attributes) != 0) {
+    Carriers::give_up(carrier);
+    return nullptr;
+  }
   pthread_attr_setstacksize(&attributes, kLoopStack + 64 * 1024);
   pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
   const int error = abi::libc.pthread_create(&carrier->thread, &attributes, carrier_thread, carrier);
@@ -341,14 +491,15 @@ Carrier* create(Worker* worker) noexcept {
     Carriers::give_up(carrier);
     return nullptr;
   }
-  Carriers::threads.fetch_add(1, std::memory_order_relaxed);
   return carrier;
 }
 
 Carrier* take_spare() noexcept {
   Locked locked(Carriers::lock);
   Carrier* carrier = Carriers::spares;
-  if (carrier != nullptr) Carriers::spares = Carriers::next(carrier);
+  if (carrier == nullptr) return nullptr;
+  Carriers::spares = Carriers::next(carrier);
+  Carriers::spare_count.fetch_sub(1, std::memory_order_relaxed);
   return carrier;
 }
 
@@ -356,6 +507,20 @@ void put_spare(Carrier* carrier) noexcept {
   Locked locked(Carriers::lock);
   Carriers::next(carrier) = Carriers::spares;
   Carriers::spares = carrier;
+  Carriers::spare_count.fetch_add(1, std::memory_order_relaxed);
+}
+
+uint32_t spares() noexcept { return Carriers::spare_count.load(std::memory_order_relaxed); }
+uint32_t newborns() noexcept { return Carriers::newborns.load(std::memory_order_relaxed); }
+uint32_t peak() noexcept { return Carriers::peak.load(std::memory_order_relaxed); }
+void set_limit(uint32_t carriers) noexcept { Carriers::limit = carriers; }
+void set_idle_time(int64_t ns) noexcept { Carriers::idle_time = ns; }
+void set_demotion(bool on) noexcept { Carriers::demotes = on; }
+void set_give_away_always(bool on) noexcept { Carriers::gives_always = on; }
+uint64_t given_away() noexcept {
+  uint64_t sum = 0;
+  for (uint32_t i = 0, n = count(); i < n; ++i) sum += at(i)->counters.given_away;
+  return sum;
 }
 
 void prepare_membarrier() noexcept {
@@ -363,11 +528,14 @@ void prepare_membarrier() noexcept {
   have_membarrier = sys::call(SYS_membarrier, kRegisterPrivateExpedited, 0, 0) == 0;
 }
 
-bool claim(Worker& worker, uint64_t stay) noexcept {
+bool claim(Worker& worker, const Carrier* owner, uint64_t stay) noexcept {
   constexpr long kPrivateExpedited = 1 << 3;
   worker.claim.store(1, std::memory_order_seq_cst);  // M2
   if (have_membarrier) sys::call(SYS_membarrier, kPrivateExpedited, 0, 0);
-  if (worker.owner.load(std::memory_order_acquire)->stay.load(std::memory_order_seq_cst) == stay) return true;  // M4
+  if (worker.owner.load(std::memory_order_seq_cst) == owner) {  // M4
+    const uint64_t now_at = owner->stay.load(std::memory_order_seq_cst);
+    if (stay == kAnyStay ? (now_at & Carrier::kInProgram) != 0 : now_at == stay) return true;
+  }
   release(worker);
   return false;
 }
@@ -384,6 +552,9 @@ void forget_all() noexcept {
   table_size.store(0, std::memory_order_relaxed);
   Carriers::spares = Carriers::unborn = nullptr;
   Carriers::threads.store(0, std::memory_order_relaxed);
+  Carriers::peak.store(0, std::memory_order_relaxed);
+  Carriers::spare_count.store(0, std::memory_order_relaxed);
+  Carriers::newborns.store(0, std::memory_order_relaxed);
 }
 
 }  // namespace carriers

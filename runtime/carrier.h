@@ -4,10 +4,12 @@
 //              between carriers and the monitor; the pool of spares.
 // Keeps true:  a worker is owned by exactly one carrier; a fiber runs on exactly one carrier; a carrier that lost its
 //              worker finishes what the program is doing and then becomes spare.
-// Called by:   park.cc and thread.cc (switch_away), monitor.cc (claim, hand_over), runtime.cc (start).
+// Called by:   park.cc and thread.cc (switch_away), monitor.cc (claim, hand_over), runtime.cc (start), hooks that are
+//              about to block in the kernel (about_to_block).
 //
 // A carrier says where it is in `stay` (tick | in program code), which only it writes; who owns a worker is said in
-// Worker::owner, which only the monitor changes, and only after it has claimed the worker.  Both sides as steps:
+// Worker::owner, which the monitor changes after it has claimed the worker, or the owner itself while it is inside
+// (give_away: before a call that is known to block).  Both sides as steps:
 //
 //   C1 leave: stay = (tick+1, in program code)            plain store
 //   C2 the program runs on c
@@ -20,7 +22,7 @@
 //   M1 the monitor reads stay of the owner twice, some ticks apart, equal and "in program code": stuck there
 //   M2 claim = 1
 //   M3 membarrier(PRIVATE_EXPEDITED)
-//   M4 read stay again.  Changed, or inside: claim = 0, done.
+//   M4 read owner and its stay again.  Another owner, changed, or inside: claim = 0, done.
 //   M5 the worker is the monitor's: it offers the local queue to others, or sets owner = a spare carrier
 //   M6 claim = 0
 //
@@ -31,6 +33,20 @@
 //
 // A switch from fiber to fiber stays inside from the one's C3 until the other has settled what the first left behind:
 // the local queue, the counters and `after` are therefore touched by one thread at a time.
+//
+// give_away, as steps (the owner is inside, so M4 lets go of every claim made meanwhile, and sees another owner later):
+//   G1 owner = a spare      G2 owns = false      G3 the spare runs the worker's loop      G4 leave, as a stray
+//
+// States of a carrier:
+//   owner   owns; inside or in program code               -> stray (M5, G1)
+//   stray   no worker; runs a fiber's program code         -> spare (the fiber's next park, yield or end)
+//   spare   in the list, waits on a futex                  -> owner (assign), stray (a demoted fiber), gone (idle for long)
+//
+// Demotion: a fiber that loses its worker twice within a second gets kStrayRuns resumes on a spare without any worker,
+// so that its bursts cost nobody the threshold.  A burst that stays below the threshold uses one up, a longer one
+// renews them.  Never main: the kernel thread that runs main is the one that most signals come to.
+//
+// tests/runtime/carrier_model_test.cc runs every interleaving of these steps with the store buffers modelled.
 //
 // See also:    park.h, worker.h, monitor.h.
 #pragma once
@@ -51,6 +67,7 @@ struct Counters {
   uint64_t steals = 0;
   uint64_t epoll_waits = 0;
   uint64_t created = 0;  // fibers made by code that ran here
+  uint64_t given_away = 0;  // workers, before calls that block
   uint64_t parks[static_cast<size_t>(Reason::kCount)] = {};
 };
 
@@ -71,8 +88,8 @@ class alignas(64) Carrier {
   // Queues a ready fiber on the own worker without a lock.  False: this carrier has none.
   bool push_local(Fiber* fiber) noexcept;
 
-  // The loop; the body of every carrier's own context.
-  [[noreturn]] void loop() noexcept;
+  // The loop; the body of every carrier's own context.  Returns when the carrier has been spare for long.
+  void loop() noexcept;
 
   std::atomic<uint64_t> stay{0};  // tick << 1 | kInProgram; written by this carrier only
   Worker* worker = nullptr;       // owned (owns) or last owned: still a good place for wakes
@@ -81,7 +98,8 @@ class alignas(64) Carrier {
   Fiber* running = nullptr;       // for inspection
   uint32_t id = 0;
   int kernel_tid = 0;
-  std::atomic<bool> born{false};  // has been among the spares
+  std::atomic<bool> newborn{false};  // made as a spare, and not yet one
+  std::atomic<bool> sampled{false};  // the next kick tells the monitor where the program is
   uint64_t kernel_mask = 0;       // the signal mask that the kernel has for it (signals.h)
   void* alternate_stack = nullptr;  // the kernel's record of sigaltstack
   pthread_t thread = 0;
@@ -100,12 +118,20 @@ class alignas(64) Carrier {
   Fiber* next_ready() noexcept;
   Fiber* find_work() noexcept;
   Fiber* sleep() noexcept;
-  void wait_as_spare() noexcept;
+  bool wait_as_spare() noexcept;
+  bool give_away() noexcept;
+  void note_loss() noexcept;
+  void end_stray_run(Fiber* fiber) noexcept;
+  bool send_away(Fiber* fiber) noexcept;
+  friend void about_to_block() noexcept;
 
   After after_ = After::kNothing;
   Fiber* left_ = nullptr;
-  std::atomic<uint32_t> assigned_{0};  // futex: 1 + index of the worker it is to run; 0 while spare
+  std::atomic<uint32_t> assigned_{0};  // futex: kStray | 1 + index of the worker it is to run; 0 while spare
+  Fiber* stray_ = nullptr;             // with kStray: what to run, without the worker
+  int64_t stray_since_ = 0;            // when it was started
   Carrier* next_spare_ = nullptr;
+  bool keeps_thread_ = false;          // the process's first thread
 };
 
 inline Carrier* current_carrier() noexcept {
@@ -132,8 +158,20 @@ Carrier* create(Worker* worker) noexcept;
 // Takes a spare.  Null: there is none.
 Carrier* take_spare() noexcept;
 void put_spare(Carrier* carrier) noexcept;
-// M2..M4.  True: the worker is the caller's until release().  `stay`: what the owner's stay must still be.
-bool claim(Worker& worker, uint64_t stay) noexcept;
+uint32_t spares() noexcept;  // how many there are, and how many are being born
+uint32_t newborns() noexcept;
+uint32_t peak() noexcept;    // kernel threads at most
+// At most so many kernel threads; 0: as many as the kernel allows.  A carrier that would be one too many is not made.
+void set_limit(uint32_t carriers) noexcept;
+// After how long a spare's kernel thread ends.  One is kept.
+void set_idle_time(int64_t ns) noexcept;
+void set_give_away_always(bool on) noexcept;  // for tests: every resume from the loop is without the worker
+uint64_t given_away() noexcept;
+void set_demotion(bool on) noexcept;  // on, unless a test wants to see the same fiber lose its worker again and again
+// M2..M4.  True: the worker is the caller's until release().  `stay`: what `owner`'s stay must still be (kAnyStay: it
+// must be in program code; that alone makes the claim exclusive, being the same says that it is stuck).
+constexpr uint64_t kAnyStay = 0;
+bool claim(Worker& worker, const Carrier* owner, uint64_t stay) noexcept;
 void release(Worker& worker) noexcept;  // M6
 // M5 on a claimed worker: the spare `to` will run it.
 void hand_over(Worker& worker, Carrier* to) noexcept;
@@ -144,4 +182,9 @@ void prepare_membarrier() noexcept;
 void forget_all() noexcept;
 
 }  // namespace carriers
+
+// The calling fiber is about to call something that will block in the kernel: its worker goes on elsewhere at once
+// instead of when the monitor sees it.  For a call that was tried without blocking first.  No-op off fibers.
+void about_to_block() noexcept;
+
 }  // namespace weft

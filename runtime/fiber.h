@@ -93,7 +93,9 @@ struct Fiber : Parker {
   bool interrupted = false;              // a handler without SA_RESTART ran since the last handle_pending()
   uint32_t handled = 0;                  // how many handlers ran
 
-  uint32_t stray_runs = 0;  // how often its worker had to be taken away lately (monitor.h)
+  // Demotion (carrier.h).
+  uint32_t stray_runs = 0;  // so many of its next resumes are without a worker
+  int64_t lost_at = 0;      // when its worker was last taken away
 };
 
 // What weft knows of the running thread; one per TLS block, zero where weft has never been.

@@ -50,7 +50,7 @@ void after_fork_in_child() noexcept {
       w.reactor.close();
       w.sleeping.store(0, std::memory_order_relaxed);
       w.seen_stay = 0;
-      w.seen_ticks = 0;
+      w.seen_owner = nullptr;
     }
     workers::count = 0;
     workers::sleeping_count.store(0, std::memory_order_relaxed);

@@ -61,6 +61,9 @@ const char* bring_up() noexcept {
   const char* why = nullptr;
   if (!abi::probe(&why)) return why;
   carriers::prepare_membarrier();
+  carriers::set_limit(options.max_carriers);
+  carriers::set_demotion(options.force_handoffs != 1 && options.force_handoffs != 3);
+  carriers::set_give_away_always(options.force_handoffs == 3);
   const uint32_t n = default_workers();
   if (!workers::open(n)) return "no epoll instance can be made";
   Fiber* main = adopt_main();
@@ -73,7 +76,13 @@ const char* bring_up() noexcept {
     workers::count = i;  // fewer kernel threads than asked for: fewer workers
     break;
   }
-  if (!monitor::start(options.handoff_threshold_ns)) return "no thread for the monitor can be made";
+  monitor::Options monitoring;
+  monitoring.threshold_ns = options.handoff_threshold_ns;
+  monitoring.sites = options.stats || options.log_handoffs;
+  monitoring.ask_for_sample = signals::ask_for_sample;
+  monitoring.log = options.log_handoffs;
+  monitoring.force = options.force_handoffs != 0;
+  if (!monitor::start(monitoring)) return "no thread for the monitor can be made";
   self.fiber = main;
   return nullptr;
 }
@@ -84,6 +93,10 @@ void read_environment() noexcept {
   options.workers = static_cast<uint32_t>(number_in("WEFT_WORKERS", 0));
   options.stack_size = static_cast<size_t>(number_in("WEFT_STACK_SIZE", 0));
   options.handoff_threshold_ns = number_in("WEFT_HANDOFF_THRESHOLD_US", 2000) * kMicrosecond;
+  options.max_carriers = static_cast<uint32_t>(number_in("WEFT_MAX_CARRIERS", 0));
+  if (const char* list = getenv("WEFT_NATIVE_THREADS_FROM"); list != nullptr) options.native_threads_from = list;
+  options.log_handoffs = number_in("WEFT_LOG_HANDOFFS", 0) != 0;
+  options.force_handoffs = static_cast<uint32_t>(number_in("WEFT_FORCE_HANDOFFS", 0));
   options.stats = number_in("WEFT_STATS", 0) != 0;
 }
 
@@ -114,14 +127,18 @@ void print_stats() noexcept {
     for (size_t r = 0; r < static_cast<size_t>(Reason::kCount); ++r) sum.parks[r] += c.parks[r];
   }
   say("fibers created %llu, peak %u", static_cast<unsigned long long>(threads::created()), threads::peak());
-  say("switches %llu, steals %llu, epoll waits %llu, handoffs %llu",
+  say("switches %llu, steals %llu, epoll waits %llu, handoffs %llu, workers given away before a blocking call %llu",
       static_cast<unsigned long long>(sum.switches), static_cast<unsigned long long>(sum.steals),
-      static_cast<unsigned long long>(sum.epoll_waits), static_cast<unsigned long long>(monitor::handoffs()));
+      static_cast<unsigned long long>(sum.epoll_waits), static_cast<unsigned long long>(monitor::handoffs()),
+      static_cast<unsigned long long>(carriers::given_away()));
   for (size_t r = 1; r < static_cast<size_t>(Reason::kCount); ++r)
     if (sum.parks[r] != 0)
       say("parks in %s %llu", name_of(static_cast<Reason>(r)), static_cast<unsigned long long>(sum.parks[r]));
-  say("workers %u, kernel threads at peak %u (%u carriers, 1 monitor)", workers::count, carriers::threads() + 1,
-      carriers::threads());
+  say("workers %u, kernel threads at peak %u (%u carriers, 1 monitor)", workers::count, carriers::peak() + 1,
+      carriers::peak());
+  say("monitor: %llu looks, %.1f ms of CPU", static_cast<unsigned long long>(monitor::looks()),
+      static_cast<double>(monitor::cpu_time()) / kMillisecond);
+  monitor::print_sites();
 }
 
 }  // namespace weft::runtime

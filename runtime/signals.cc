@@ -14,6 +14,7 @@
 #include "runtime/base/sys.h"
 #include "runtime/carrier.h"
 #include "runtime/fd_table.h"
+#include "runtime/monitor.h"
 #include "runtime/park.h"
 #include "runtime/reactor.h"
 #include "runtime/thread.h"
@@ -253,6 +254,7 @@ void kicked(int, siginfo_t*, void* context) {
     from_bits(carrier->kernel_mask, &static_cast<ucontext_t*>(context)->uc_sigmask);
   }
   if (self.fiber != nullptr && self.busy == 0) {
+    monitor::sample(self.fiber->carrier, context);
     if (self.signals_waiting.load(std::memory_order_relaxed)) deliver(self.fiber, context);
     act_on_cancellation();
   }
@@ -600,6 +602,11 @@ void apply_kernel_mask(Carrier* carrier) noexcept {
   const uint64_t wanted = wanted_kernel_mask.load(std::memory_order_acquire);
   carrier->kernel_mask = wanted;
   sys::sigprocmask(SIG_SETMASK, &wanted, nullptr);
+}
+
+void ask_for_sample(Carrier* carrier) noexcept {
+  carrier->sampled.store(true, std::memory_order_relaxed);
+  kick(carrier, 0);
 }
 
 void reset_after_fork(Fiber* survivor) noexcept {

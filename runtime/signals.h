@@ -80,6 +80,9 @@ void enter_carrier() noexcept;
 extern std::atomic<uint64_t> wanted_kernel_mask;
 void apply_kernel_mask(Carrier* carrier) noexcept;
 
+// For the monitor: the carrier, which is in program code, calls monitor::sample() there.
+void ask_for_sample(Carrier* carrier) noexcept;
+
 void reset_after_fork(Fiber* survivor) noexcept;
 
 }  // namespace weft::signals

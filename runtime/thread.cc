@@ -74,6 +74,7 @@ void prepare(Fiber* fiber, void* (*start)(void*), void* argument, bool detached)
   fiber->exit.store(detached ? kDetached : kJoinable, std::memory_order_relaxed);
   fiber->is_main = false;
   fiber->stray_runs = 0;
+  fiber->lost_at = 0;
   fiber->interrupted = false;
   fiber->pending.store(0, std::memory_order_relaxed);
   fiber->awaited.store(0, std::memory_order_relaxed);

@@ -35,9 +35,10 @@ struct alignas(64) Worker {
   Reactor reactor;
 
   // The monitor's memory of it.
+  const Carrier* seen_owner = nullptr;
   uint64_t seen_stay = 0;
-  uint32_t seen_ticks = 0;
-  int64_t seen_cpu = 0;
+  int64_t seen_at = 0;   // when that stay was first seen
+  int64_t seen_cpu = 0;  // CPU time of its carrier then
 
   uint32_t ready() const noexcept { return local.size() + inbox.size() + offered.size(); }
 };

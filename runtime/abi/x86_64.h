@@ -10,6 +10,8 @@
 //           mxcsr     x87 cw    unused  r12   r13   r14   r15   rbx   rbp   rip     then the caller's stack
 #pragma once
 
+#include <ucontext.h>
+
 #include <asm/prctl.h>
 #include <sys/auxv.h>
 
@@ -31,6 +33,11 @@ constexpr unsigned long kHwcap2Fsgsbase = 2;  // AT_HWCAP2 bit 1: the kernel let
 
 // Set once at start; WEFT_FSGSBASE=0 forces the fallback (so that it can be tested on any machine).
 extern bool fsgsbase_usable;
+
+// Where a signal handler interrupted the program; `context` as the kernel passes it.
+inline uintptr_t program_counter(const void* context) noexcept {
+  return static_cast<uintptr_t>(static_cast<const ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP]);
+}
 
 inline uintptr_t thread_pointer() noexcept {
   uintptr_t self;

@@ -37,6 +37,10 @@ Text workers(const std::string& text) { return number(text, 1, 1, 256); }
 
 Text threshold(const std::string& text) { return number(text, 1, 10, 10'000'000); }
 
+Text carriers(const std::string& text) { return number(text, 1, 1, 32'768); }
+
+Text libraries(const std::string& text) { return text; }
+
 Text stack_size(const std::string& text) {
   std::string_view digits = text;
   uint64_t unit = 1;
@@ -77,6 +81,18 @@ constexpr std::array kTable = {
             "Microseconds that a fiber may compute or block in the kernel before the fibers\n"
             "behind it go on without it",
             threshold},
+    Setting{"--max-carriers", "WEFT_MAX_CARRIERS", "N", "a number from 1 to 32768",
+            "Kernel threads that run fibers, at most; the others wait for so many that compute or\n"
+            "block, for ever if those wait for them. Default: as many as the kernel allows",
+            carriers},
+    Setting{"--native-threads-from", "WEFT_NATIVE_THREADS_FROM", "LIBS", "a list of libraries",
+            "Threads created by code in these libraries (names or beginnings of names, with\n"
+            "colons between them) are kernel threads; always so: OpenMP and BLAS pools",
+            libraries},
+    Setting{"--log-handoffs", "WEFT_LOG_HANDOFFS", nullptr, "0 or 1",
+            "Say on stderr, once for each place, where a fiber computed or blocked so that the\n"
+            "others had to go on without it",
+            on_or_off},
 };
 
 // A sanitizer's runtime refuses to start when any other library comes before it.
