@@ -22,6 +22,7 @@
 #include "runtime/base/clock.h"
 #include "runtime/base/sys.h"
 #include "runtime/carrier.h"
+#include "runtime/signals.h"
 
 namespace weft::monitor {
 namespace {
@@ -268,7 +269,7 @@ bool all_sleep() noexcept {
 
 void* run(void*) {
   self.busy = 1;
-  uint64_t all = ~0ULL;
+  const uint64_t all = ~(1ULL << (signals::kPrivate - 1));  // but setuid and its like concern it as well
   sys::sigprocmask(SIG_SETMASK, &all, nullptr);
   sys::call(SYS_prctl, PR_SET_TIMERSLACK, 1000);
   own_tid.store(sys::gettid(), std::memory_order_relaxed);

@@ -16,6 +16,7 @@
 #include "runtime/fd_table.h"
 #include "runtime/monitor.h"
 #include "runtime/park.h"
+#include "runtime/process.h"
 #include "runtime/reactor.h"
 #include "runtime/thread.h"
 
@@ -30,7 +31,7 @@ constexpr int kSignals = 65;
 constexpr uint64_t bit(int signal) noexcept { return 1ULL << (signal - 1); }
 constexpr uint64_t kFaults =
     bit(SIGSEGV) | bit(SIGBUS) | bit(SIGILL) | bit(SIGFPE) | bit(SIGTRAP) | bit(SIGSYS);
-constexpr uint64_t kNeverBlocked = kFaults | bit(SIGKILL) | bit(SIGSTOP);
+constexpr uint64_t kNeverBlocked = kFaults | bit(SIGKILL) | bit(SIGSTOP) | bit(32) | bit(kPrivate);
 
 uint64_t to_bits(const sigset_t& set) noexcept {
   uint64_t bits;
@@ -213,16 +214,13 @@ void deliver(Fiber* fiber, void* context) {
 
 // --- sending ------------------------------------------------------------------------------------------------
 
-// "Look at what is pending for the fiber that you run": glibc's second private signal, which no program can use.
-constexpr int kKick = 33;
-
 const char kick_mark = 0;  // its address, as the value of a queued signal: "look at what is pending for your fiber"
 
 // For a signal: the same signal again, so that a call of libc that blocks there is interrupted or restarted as the
 // program's SA_RESTART says.
 void kick(const Carrier* carrier, int signal) noexcept {
   if (signal == 0) {
-    sys::tgkill(sys::getpid(), carrier->kernel_tid, kKick);
+    sys::tgkill(sys::getpid(), carrier->kernel_tid, kPrivate);
     return;
   }
   siginfo_t info;
@@ -247,6 +245,7 @@ void act_on_cancellation() {
 
 // Not noexcept: cancellation unwinds through it.
 void kicked(int, siginfo_t*, void* context) {
+  process::take_part();
   const int saved = errno;
   if (Carrier* carrier = current_carrier(); carrier != nullptr && carrier->kernel_tid == sys::gettid()) {
     // The mask that the kernel puts back when this handler returns.
@@ -273,13 +272,15 @@ void apply_everywhere() noexcept {
   }
 }
 
+sys::KernelSigaction libcs_private = {};  // what a fork child gets back: it is libc's process again
+
 void install_kick() noexcept {
   sys::KernelSigaction action = {};
   constexpr unsigned long kRestorer = 0x04000000;  // SA_RESTORER
   action.handler = reinterpret_cast<void*>(&kicked);
   action.flags = SA_SIGINFO | SA_NODEFER | SA_RESTART | kRestorer;
   action.restorer = abi::weft_signal_return;
-  sys::sigaction(kKick, &action, nullptr);
+  sys::sigaction(kPrivate, &action, &libcs_private);
 }
 
 // S2, S3
@@ -390,6 +391,11 @@ void start(Fiber* main) noexcept {
   install_kick();
   uint64_t mask = 0;
   sys::sigprocmask(SIG_BLOCK, nullptr, &mask);
+  if ((mask & bit(kPrivate)) != 0) {  // inherited through exec
+    const uint64_t let_in = bit(kPrivate);
+    sys::sigprocmask(SIG_UNBLOCK, &let_in, nullptr);
+    mask &= ~bit(kPrivate);
+  }
   main->signal_mask.store(mask, std::memory_order_relaxed);
   {
     Locked locked(mask_lock);
@@ -617,6 +623,7 @@ void reset_after_fork(Fiber* survivor) noexcept {
   memset(blocked_by, 0, sizeof blocked_by);
   blocked_by_any.store(0, std::memory_order_relaxed);
   main_fiber = nullptr;
+  sys::sigaction(kPrivate, &libcs_private, nullptr);
   // The child is an ordinary thread again: handlers are the program's own, the mask is the survivor's.
   for (int signal = 1; signal < kSignals; ++signal) {
     if (!ours[signal]) continue;

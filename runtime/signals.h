@@ -32,6 +32,9 @@
 
 namespace weft::signals {
 
+// The signal that weft keeps for itself: libc's second private one, which no program can use.
+constexpr int kPrivate = 33;
+
 // Takes over the handlers that the program has installed so far.  Part of start(); `main` is the calling fiber.
 void start(Fiber* main) noexcept;
 

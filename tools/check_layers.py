@@ -37,6 +37,7 @@ REACH_BACK = {
     ("runtime/reactor_epoll.cc", "carrier"),
     ("runtime/worker.cc", "carrier"),          # a wake goes to the worker of the calling carrier
     ("runtime/carrier.cc", "signals"),         # a carrier's kernel mask follows the fibers'
+    ("runtime/monitor.cc", "signals"),         # it lets in the private signal
     ("runtime/carrier.cc", "thread"),          # the end of a fiber is completed off its stack
 }
 
