@@ -121,6 +121,8 @@ long hooked_syscall(long number, long a, long b, long c, long d, long e, long f)
       return gettid();
     case SYS_sched_yield:
       return sched_yield();
+    case SYS_tgkill:
+      return tgkill(static_cast<pid_t>(a), static_cast<pid_t>(b), static_cast<int>(c));
     default:
       break;
   }

@@ -50,12 +50,21 @@ WEFT_HOOK __sighandler_t sysv_signal(int number, __sighandler_t handler) noexcep
   return __sysv_signal(number, handler);
 }
 
+namespace {
+
+int change_mask(int how, const sigset_t* set, sigset_t* old) noexcept {
+  if (set != nullptr && signals::lets_faults_in(how, *set)) signals::let_faults_in();
+  return signals::change_mask(how, set, old);
+}
+
+}  // namespace
+
 WEFT_HOOK int sigprocmask(int how, const sigset_t* set, sigset_t* old) noexcept {
   if (!on_fiber()) return real::sigprocmask(how, set, old);
-  return static_cast<int>(minus_one(-signals::change_mask(how, set, old)));
+  return static_cast<int>(minus_one(-change_mask(how, set, old)));
 }
 WEFT_HOOK int pthread_sigmask(int how, const sigset_t* set, sigset_t* old) noexcept {
-  return on_fiber() ? signals::change_mask(how, set, old) : real::pthread_sigmask(how, set, old);
+  return on_fiber() ? change_mask(how, set, old) : real::pthread_sigmask(how, set, old);
 }
 
 WEFT_HOOK int sigpending(sigset_t* set) noexcept {
@@ -153,4 +162,32 @@ WEFT_HOOK int kill(pid_t process, int number) noexcept {
 WEFT_HOOK int raise(int number) noexcept {
   if (!on_fiber()) return real::raise(number);
   return static_cast<int>(minus_one(-signals::send_to(self.fiber, number, nullptr)));
+}
+
+WEFT_HOOK int tgkill(pid_t process, pid_t thread, int number) noexcept {
+  if (runtime::is_active() && self.busy == 0 && process == sys::getpid())
+    if (Fiber* fiber = fibers::from_tid(thread); fiber != nullptr)
+      return static_cast<int>(minus_one(-signals::send_to(fiber, number, nullptr)));
+  return real::tgkill(process, thread, number);
+}
+
+// --- timers -------------------------------------------------------------------------------------------------
+
+// libc's timer_t is the kernel's number, unless it is negative: a pointer to libc's record of a SIGEV_THREAD timer.
+WEFT_HOOK int timer_create(clockid_t clock, sigevent* event, timer_t* timer) noexcept {
+  const bool aimed = runtime::is_active() && event != nullptr && event->sigev_notify == SIGEV_THREAD_ID;
+  const int tid = aimed ? event->_sigev_un._tid : 0;
+  if (!aimed || fibers::from_tid(tid) == nullptr) return real::timer_create(clock, event, timer);
+  sigevent to_process = *event;
+  to_process.sigev_notify = SIGEV_SIGNAL;
+  if (real::timer_create(clock, &to_process, timer) != 0) return -1;
+  if (signals::aim_timer(static_cast<int>(reinterpret_cast<intptr_t>(*timer)), tid)) return 0;
+  real::timer_delete(*timer);
+  return static_cast<int>(minus_one(-EAGAIN));
+}
+
+WEFT_HOOK int timer_delete(timer_t timer) noexcept {
+  if (const auto number = reinterpret_cast<intptr_t>(timer); runtime::is_active() && number >= 0)
+    signals::forget_timer(static_cast<int>(number));
+  return real::timer_delete(timer);
 }

@@ -87,6 +87,7 @@ struct Fiber : Parker {
 
   // Signals (signals.cc).
   std::atomic<uint64_t> signal_mask{0};  // bit n-1: signal n is blocked
+  uint64_t counted_mask = 0;             // the same as counted for the kernel's mask: without that of running handlers
   std::atomic<uint64_t> awaited{0};      // what sigwait waits for: let in although blocked
   stack_t alternate_stack = {nullptr, SS_DISABLE, 0};
   std::atomic<uint64_t> pending{0};      // signals to be handled by this fiber, blocked or not reached yet

@@ -44,19 +44,28 @@ void from_bits(uint64_t bits, sigset_t* set) noexcept {
   memcpy(set, &bits, sizeof bits);
 }
 
+// In the kernel's frame it is one word.
+uint64_t& mask_in(void* context) noexcept {
+  return *reinterpret_cast<uint64_t*>(&static_cast<ucontext_t*>(context)->uc_sigmask);
+}
+
 SpinLock table_lock;
 struct sigaction table[kSignals];  // what the program asked for
 bool ours[kSignals];               // the kernel has our trampoline
+std::atomic<uint64_t> our_signals{0};  // the same as a set
 Fiber* main_fiber = nullptr;
 
 // Infos of pending signals; when there is no room the signal still comes, with a plain info.
 struct Kept {
   Fiber* fiber;
   int signal;
+  uint64_t number;  // in the order of their coming
   siginfo_t info;
 };
 SpinLock kept_lock;
-Kept kept[512];
+Kept kept[4096];
+uint32_t kept_end = 0;  // none is in use from here on
+uint64_t kept_number = 0;
 
 // How many fibers block each signal, and which are blocked by any.
 SpinLock mask_lock;
@@ -72,17 +81,27 @@ class Quiet {
 
 void trampoline(int signal, siginfo_t* info, void* context);
 
+// table_lock held.
+void set_ours(int signal, bool is_ours) noexcept {
+  ours[signal] = is_ours;
+  if (is_ours)
+    our_signals.fetch_or(bit(signal), std::memory_order_relaxed);
+  else
+    our_signals.fetch_and(~bit(signal), std::memory_order_relaxed);
+}
+
 bool has_handler(const struct sigaction& a) noexcept {
   return (a.sa_flags & SA_SIGINFO) != 0 || (a.sa_handler != SIG_DFL && a.sa_handler != SIG_IGN);
 }
 
-// What the kernel gets in place of the program's handler.  Nothing is blocked by the kernel while it runs: the
-// handler may migrate, so its mask is the fiber's (run_handler).
+// What the kernel gets in place of the program's handler.  The kernel blocks everything until the trampoline has collected
+// what is pending (it would otherwise build the frames of all at once, and the last one's handler would run first).  While
+// the handler itself runs the kernel blocks nothing more than before: it may migrate, so its mask is the fiber's.
 void install(int signal, const struct sigaction& wanted) noexcept {
   struct sigaction a = wanted;
   a.sa_sigaction = trampoline;
   a.sa_flags = SA_SIGINFO | SA_NODEFER | (wanted.sa_flags & (SA_RESTART | SA_NOCLDSTOP | SA_NOCLDWAIT));
-  sigemptyset(&a.sa_mask);
+  from_bits(~kFaults, &a.sa_mask);
   abi::libc.sigaction(signal, &a, nullptr);
 }
 
@@ -115,31 +134,38 @@ void apply_everywhere() noexcept;
 
 // --- pending ------------------------------------------------------------------------------------------------
 
-void keep(Fiber* fiber, int signal, const siginfo_t* info) noexcept {
+// kept_lock held.  Null: no room.
+Kept* free_slot() noexcept {
+  for (uint32_t i = 0; i < kept_end; ++i)
+    if (kept[i].fiber == nullptr) return &kept[i];
+  return kept_end < sizeof kept / sizeof kept[0] ? &kept[kept_end++] : nullptr;
+}
+
+// False: a real-time signal that could not be queued; it will come once at least.
+bool keep(Fiber* fiber, int signal, const siginfo_t* info) noexcept {
   Quiet quiet;
   Locked locked(kept_lock);
   const bool already = (fiber->pending.load(std::memory_order_relaxed) & bit(signal)) != 0;
-  if (!already || signal >= SIGRTMIN) {  // standard signals are not queued twice
-    for (Kept& k : kept) {
-      if (k.fiber != nullptr) continue;
-      k.fiber = fiber;
-      k.signal = signal;
-      if (info != nullptr) {
-        k.info = *info;
-      } else {
-        memset(&k.info, 0, sizeof k.info);
-        k.info.si_signo = signal;
-        k.info.si_code = SI_TKILL;
-        k.info.si_pid = sys::getpid();
-        k.info.si_uid = static_cast<uid_t>(sys::call(SYS_getuid));
-      }
-      break;
-    }
-  }
   fiber->pending.fetch_or(bit(signal), std::memory_order_seq_cst);
+  if (already && signal < SIGRTMIN) return true;  // standard signals are not queued twice
+  Kept* slot = free_slot();
+  if (slot == nullptr) return !already;
+  slot->fiber = fiber;
+  slot->signal = signal;
+  slot->number = kept_number++;
+  if (info != nullptr) {
+    slot->info = *info;
+    return true;
+  }
+  memset(&slot->info, 0, sizeof slot->info);
+  slot->info.si_signo = signal;
+  slot->info.si_code = SI_TKILL;
+  slot->info.si_pid = sys::getpid();
+  slot->info.si_uid = static_cast<uid_t>(sys::call(SYS_getuid));
+  return true;
 }
 
-// Takes the lowest pending signal of the fiber that is in `among`.  0: none.
+// Takes the lowest pending signal of the fiber that is in `among`, the eldest of these.  0: none.
 int take(Fiber* fiber, uint64_t among, siginfo_t& info) noexcept {
   Quiet quiet;
   Locked locked(kept_lock);
@@ -148,16 +174,18 @@ int take(Fiber* fiber, uint64_t among, siginfo_t& info) noexcept {
   const int signal = __builtin_ctzll(bits) + 1;
   memset(&info, 0, sizeof info);
   info.si_signo = signal;
-  bool found = false, more = false;
-  for (Kept& k : kept) {
+  Kept* eldest = nullptr;
+  bool more = false;
+  for (uint32_t i = 0; i < kept_end; ++i) {
+    Kept& k = kept[i];
     if (k.fiber != fiber || k.signal != signal) continue;
-    if (found) {
-      more = true;
-      break;
-    }
-    info = k.info;
-    k.fiber = nullptr;
-    found = true;
+    more = eldest != nullptr;
+    if (eldest == nullptr || k.number < eldest->number) eldest = &k;
+  }
+  if (eldest != nullptr) {
+    info = eldest->info;
+    eldest->fiber = nullptr;
+    while (kept_end > 0 && kept[kept_end - 1].fiber == nullptr) --kept_end;
   }
   if (!more) fiber->pending.fetch_and(~bit(signal), std::memory_order_relaxed);
   return signal;
@@ -171,7 +199,7 @@ struct sigaction handler_of(int signal) noexcept {
   struct sigaction a = table[signal];
   if ((a.sa_flags & SA_RESETHAND) != 0 && has_handler(a)) {
     table[signal] = {};
-    ours[signal] = false;
+    set_ours(signal, false);
     struct sigaction fresh = {};
     abi::libc.sigaction(signal, &fresh, nullptr);
   }
@@ -185,7 +213,23 @@ void call(const struct sigaction& a, int signal, siginfo_t* info, void* context)
     a.sa_handler(signal);
 }
 
-// On the fiber's own stack, not Busy.
+// The calling fiber's mask, and what follows from it for the kernel's.
+void set_mask(Fiber* fiber, uint64_t bits) noexcept {
+  fiber->signal_mask.store(bits, std::memory_order_relaxed);
+  if (bits == fiber->counted_mask) return;
+  Quiet quiet;
+  Locked locked(mask_lock);
+  count_mask(bits & ~fiber->counted_mask, 1);
+  count_mask(fiber->counted_mask & ~bits, -1);
+  fiber->counted_mask = bits;
+  const uint64_t wanted_before = wanted_kernel_mask.load(std::memory_order_relaxed);
+  recount();
+  apply_kernel_mask(fiber->carrier);
+  if ((wanted_kernel_mask.load(std::memory_order_relaxed) & ~wanted_before) != 0) apply_everywhere();
+}
+
+// On the fiber's own stack, not Busy.  Its mask during the handler is not counted: the kernel would have to be told twice
+// for each signal.
 void run_handler(Fiber* fiber, int signal, siginfo_t* info, void* context) {
   const struct sigaction a = handler_of(signal);
   if (!has_handler(a)) return;
@@ -194,7 +238,7 @@ void run_handler(Fiber* fiber, int signal, siginfo_t* info, void* context) {
   fiber->signal_mask.store(during & ~kNeverBlocked, std::memory_order_relaxed);
   ++fiber->handled;
   call(a, signal, info, context);
-  fiber->signal_mask.store(before, std::memory_order_relaxed);
+  set_mask(fiber, before);
   if ((a.sa_flags & SA_RESTART) == 0) fiber->interrupted = true;
 }
 
@@ -250,7 +294,7 @@ void kicked(int, siginfo_t*, void* context) {
   if (Carrier* carrier = current_carrier(); carrier != nullptr && carrier->kernel_tid == sys::gettid()) {
     // The mask that the kernel puts back when this handler returns.
     carrier->kernel_mask = wanted_kernel_mask.load(std::memory_order_acquire);
-    from_bits(carrier->kernel_mask, &static_cast<ucontext_t*>(context)->uc_sigmask);
+    mask_in(context) = carrier->kernel_mask;
   }
   if (self.fiber != nullptr && self.busy == 0) {
     monitor::sample(self.fiber->carrier, context);
@@ -302,11 +346,16 @@ void notify(Fiber* fiber, int signal) noexcept {
   }
 }
 
-void post(Fiber* fiber, int signal, const siginfo_t* info) noexcept {
-  keep(fiber, signal, info);
-  const uint64_t let_in = ~fiber->signal_mask.load(std::memory_order_relaxed) |
-                          fiber->awaited.load(std::memory_order_seq_cst);
-  if ((let_in & bit(signal)) != 0) notify(fiber, signal);
+// Not blocked, or what it waits for.
+bool lets_in(const Fiber* fiber, int signal) noexcept {
+  return ((~fiber->signal_mask.load(std::memory_order_relaxed) | fiber->awaited.load(std::memory_order_seq_cst)) &
+          bit(signal)) != 0;
+}
+
+bool post(Fiber* fiber, int signal, const siginfo_t* info) noexcept {
+  if (!keep(fiber, signal, info)) return false;
+  if (lets_in(fiber, signal)) notify(fiber, signal);
+  return true;
 }
 
 bool blocks(const Fiber* fiber, int signal) noexcept {
@@ -335,7 +384,10 @@ Fiber* choose(int signal) noexcept {
 // A kernel thread of the program: the handler runs here, unless it interrupts the runtime's code.
 void on_kernel_thread(int signal, siginfo_t* info, void* context) {
   if (self.busy == 0) {
-    call(handler_of(signal), signal, info, context);
+    const struct sigaction a = handler_of(signal);
+    const uint64_t during = mask_in(context) | to_bits(a.sa_mask) | ((a.sa_flags & SA_NODEFER) != 0 ? 0 : bit(signal));
+    sys::sigprocmask(SIG_SETMASK, &during, nullptr);  // until the kernel puts back the old one
+    call(a, signal, info, context);
     return;
   }
   self.kept.fetch_or(bit(signal), std::memory_order_relaxed);
@@ -343,23 +395,76 @@ void on_kernel_thread(int signal, siginfo_t* info, void* context) {
   interrupt(&self.parker);  // if it is parked: SA_RESTART would put it back to sleep
 }
 
+// Timers of SIGEV_THREAD_ID; the kernel knows nothing of the tids of fibers.
+struct Aim {
+  int timer;  // 1 + the kernel's number; 0: free
+  int tid;
+};
+SpinLock aims_lock;
+Aim aims[1024];
+uint32_t aims_end = 0;  // none is in use from here on
+
+// The fiber that a timer's signal is for, or null.
+Fiber* aimed_at(const siginfo_t* info) noexcept {
+  if (info->si_code != SI_TIMER || aims_end == 0) return nullptr;
+  int tid = 0;
+  {
+    Quiet quiet;
+    Locked locked(aims_lock);
+    for (uint32_t i = 0; i < aims_end; ++i)
+      if (aims[i].timer == info->si_timerid + 1) tid = aims[i].tid;
+  }
+  return tid != 0 ? fibers::from_tid(tid) : nullptr;
+}
+
+// Finds the fiber of a signal that came to the calling carrier.
+void accept(int signal, const siginfo_t* info) noexcept {
+  if (is_kick(info)) return;
+  // tgkill at this kernel thread, most likely by its own code (raise, abort): the fiber that runs here.  And what the
+  // kernel sends for a write that the fiber has just made (kill() does not come here, see send_to_process).
+  const bool by_call = (signal == SIGPIPE || signal == SIGXFSZ) && info->si_code == SI_USER && info->si_pid == sys::getpid();
+  const bool directed = by_call || (info->si_code == SI_TKILL && self.busy == 0);
+  Fiber* fiber = aimed_at(info);
+  if (fiber == nullptr) fiber = directed && self.fiber != nullptr ? self.fiber : choose(signal);
+  if (fiber == nullptr) return;
+  keep(fiber, signal, info);
+  if ((fiber != self.fiber || self.busy != 0) && lets_in(fiber, signal)) notify(fiber, signal);
+}
+
+// What else of ours the kernel would deliver here next.
+void collect_pending() noexcept {
+  const timespec none = {0, 0};
+  siginfo_t info;
+  for (;;) {
+    const uint64_t set = our_signals.load(std::memory_order_relaxed) & ~wanted_kernel_mask.load(std::memory_order_relaxed);
+    const long signal = sys::call(SYS_rt_sigtimedwait, sys::word(&set), sys::word(&info), sys::word(&none), 8);
+    if (signal <= 0) return;
+    accept(static_cast<int>(signal), &info);
+  }
+}
+
+// The mask that the kernel sets when a handler returns is the one it saw when that began: meanwhile all fibers may have
+// changed theirs, or the fiber may have moved to another carrier.  Everything is blocked here, kicks too.
+void put_back_kernel_mask(void* context) noexcept {
+  Carrier* carrier = current_carrier();
+  carrier->kernel_mask = wanted_kernel_mask.load(std::memory_order_acquire);
+  mask_in(context) = carrier->kernel_mask;
+}
+
 void trampoline(int signal, siginfo_t* info, void* context) {
   const int saved = errno;
   if (current_carrier() == nullptr) {
     on_kernel_thread(signal, info, context);
   } else {
-    if (!is_kick(info)) {
-      // tgkill at this kernel thread, most likely by its own code (raise, abort), or a write with nobody to read:
-      // the fiber that runs here.
-      const bool own_pipe = signal == SIGPIPE && info->si_code == SI_USER && info->si_pid == sys::getpid();
-      const bool directed = (info->si_code == SI_TKILL || own_pipe) && self.fiber != nullptr && self.busy == 0;
-      Fiber* fiber = directed ? self.fiber : choose(signal);
-      if (fiber != nullptr) {
-        keep(fiber, signal, info);
-        if ((fiber != self.fiber || self.busy != 0) && !blocks(fiber, signal)) notify(fiber, signal);
-      }
+    accept(signal, info);
+    collect_pending();
+    if (self.fiber != nullptr && self.busy == 0) {
+      apply_kernel_mask(current_carrier());
+      deliver(self.fiber, context);
+      constexpr uint64_t kAll = ~kFaults;
+      sys::sigprocmask(SIG_SETMASK, &kAll, nullptr);
     }
-    if (self.fiber != nullptr && self.busy == 0) deliver(self.fiber, context);
+    put_back_kernel_mask(context);
   }
   errno = saved;
 }
@@ -397,6 +502,7 @@ void start(Fiber* main) noexcept {
     mask &= ~bit(kPrivate);
   }
   main->signal_mask.store(mask, std::memory_order_relaxed);
+  main->counted_mask = mask;
   {
     Locked locked(mask_lock);
     count_mask(mask, 1);
@@ -406,7 +512,7 @@ void start(Fiber* main) noexcept {
   for (int signal = 1; signal < kSignals; ++signal) {
     if (signal == SIGKILL || signal == SIGSTOP || (signal >= 32 && signal < SIGRTMIN)) continue;
     if (abi::libc.sigaction(signal, nullptr, &table[signal]) != 0) continue;
-    ours[signal] = has_handler(table[signal]) && (bit(signal) & kFaults) == 0;
+    set_ours(signal, has_handler(table[signal]) && (bit(signal) & kFaults) == 0);
     if (ours[signal]) install(signal, table[signal]);
   }
 }
@@ -422,7 +528,7 @@ int action(int signal, const struct sigaction* wanted, struct sigaction* old) no
   if (old != nullptr) *old = ours[signal] ? table[signal] : current;
   if (wanted == nullptr) return 0;
   table[signal] = asked;
-  ours[signal] = has_handler(asked);
+  set_ours(signal, has_handler(asked));
   if (ours[signal])
     install(signal, asked);
   else if (abi::libc.sigaction(signal, &asked, nullptr) != 0)
@@ -442,7 +548,7 @@ int send_to(Fiber* fiber, int signal, const siginfo_t* info) noexcept {
   if (!handled && !blocks(fiber, signal)) {  // default action, ignored, or a fault's native handler: the kernel's
     return -sys::tgkill(sys::getpid(), sys::gettid(), signal);
   }
-  post(fiber, signal, info);
+  if (!post(fiber, signal, info)) return EAGAIN;
   if (fiber == self.fiber && self.busy == 0) deliver(fiber, nullptr);
   return 0;
 }
@@ -503,21 +609,29 @@ int change_mask(int how, const sigset_t* set, sigset_t* old) noexcept {
     else if (how != SIG_SETMASK)
       return EINVAL;
     if (bits != before) {
-      Busy busy;
-      Locked locked(mask_lock);
-      count_mask(bits & ~before, 1);
-      count_mask(before & ~bits, -1);
-      fiber->signal_mask.store(bits, std::memory_order_relaxed);
-      const uint64_t wanted_before = wanted_kernel_mask.load(std::memory_order_relaxed);
-      recount();
-      apply_kernel_mask(fiber->carrier);
-      if ((wanted_kernel_mask.load(std::memory_order_relaxed) & ~wanted_before) != 0) apply_everywhere();
+      Busy busy;  // what has been kept meanwhile is delivered at its end
+      set_mask(fiber, bits);
     }
   }
   if (old != nullptr) from_bits(before, old);
   if ((fiber->pending.load(std::memory_order_relaxed) & ~fiber->signal_mask.load(std::memory_order_relaxed)) != 0)
     deliver(fiber, nullptr);
   return 0;
+}
+
+void let_faults_in() noexcept {
+  Busy busy;
+  apply_kernel_mask(self.fiber->carrier);
+}
+
+bool lets_faults_in(int how, const sigset_t& set) noexcept {
+  const uint64_t bits = to_bits(set) & kFaults;
+  return how == SIG_SETMASK ? bits != kFaults : how == SIG_UNBLOCK && bits != 0;
+}
+
+void restore_mask(const sigset_t* mask) noexcept {
+  let_faults_in();
+  change_mask(SIG_SETMASK, mask, nullptr);
 }
 
 int wait_for(uint64_t set, siginfo_t* info, Deadline deadline) noexcept {
@@ -579,9 +693,29 @@ uint64_t pending() noexcept {
   return (kernel | fiber->pending.load(std::memory_order_relaxed)) & fiber->signal_mask.load(std::memory_order_relaxed);
 }
 
+bool aim_timer(int timer, int tid) noexcept {
+  Busy busy;
+  Locked locked(aims_lock);
+  uint32_t i = 0;
+  while (i < aims_end && aims[i].timer != 0) ++i;
+  if (i == sizeof aims / sizeof aims[0]) return false;
+  aims[i] = {timer + 1, tid};
+  if (i == aims_end) ++aims_end;
+  return true;
+}
+
+void forget_timer(int timer) noexcept {
+  Busy busy;
+  Locked locked(aims_lock);
+  for (uint32_t i = 0; i < aims_end; ++i)
+    if (aims[i].timer == timer + 1) aims[i].timer = 0;
+  while (aims_end > 0 && aims[aims_end - 1].timer == 0) --aims_end;
+}
+
 void inherit_mask(Fiber* fiber) noexcept {
   const uint64_t mask = self.fiber != nullptr ? self.fiber->signal_mask.load(std::memory_order_relaxed) : 0;
   fiber->signal_mask.store(mask, std::memory_order_relaxed);
+  fiber->counted_mask = mask;
   if (mask == 0 && blocked_by_any.load(std::memory_order_relaxed) == 0) return;
   Locked locked(mask_lock);
   count_mask(mask, 1);
@@ -592,10 +726,10 @@ void leave(Fiber* fiber) noexcept {
   if (fiber == main_fiber) main_fiber = nullptr;
   if (fiber->pending.load(std::memory_order_relaxed) != 0) {
     Locked locked(kept_lock);
-    for (Kept& k : kept)
-      if (k.fiber == fiber) k.fiber = nullptr;
+    for (uint32_t i = 0; i < kept_end; ++i)
+      if (kept[i].fiber == fiber) kept[i].fiber = nullptr;
   }
-  const uint64_t mask = fiber->signal_mask.load(std::memory_order_relaxed);
+  const uint64_t mask = fiber->counted_mask;
   if (mask == 0 && blocked_by_any.load(std::memory_order_relaxed) == 0) return;
   Locked locked(mask_lock);
   count_mask(mask, -1);
@@ -619,7 +753,10 @@ void reset_after_fork(Fiber* survivor) noexcept {
   table_lock.reset();
   kept_lock.reset();
   mask_lock.reset();
-  for (Kept& k : kept) k.fiber = nullptr;
+  aims_lock.reset();
+  aims_end = 0;
+  for (uint32_t i = 0; i < kept_end; ++i) kept[i].fiber = nullptr;
+  kept_end = 0;
   memset(blocked_by, 0, sizeof blocked_by);
   blocked_by_any.store(0, std::memory_order_relaxed);
   main_fiber = nullptr;
@@ -628,7 +765,7 @@ void reset_after_fork(Fiber* survivor) noexcept {
   for (int signal = 1; signal < kSignals; ++signal) {
     if (!ours[signal]) continue;
     abi::libc.sigaction(signal, &table[signal], nullptr);
-    ours[signal] = false;
+    set_ours(signal, false);
   }
   if (survivor != nullptr) {
     const uint64_t mask = survivor->signal_mask.load(std::memory_order_relaxed);

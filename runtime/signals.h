@@ -18,8 +18,7 @@
 //      Ready: nothing                           Busy: nothing, the end of Busy or P2 sees signals_waiting
 //   A Ready fiber sees signals_waiting when its Busy section ends.
 //
-// Limits:      SA_ONSTACK is honoured for faults only (a handler may park, and the kernel would reuse the stack); siglongjmp out of a handler leaves the signal blocked for
-//              that fiber until it sets its mask.
+// Limits:      SA_ONSTACK is honoured for faults only (a handler may park, and the kernel would reuse the stack).
 // See also:    park.h interrupt(); DECISIONS.md "Signals".
 #pragma once
 
@@ -62,6 +61,13 @@ bool handle_pending() noexcept;
 // pthread_sigmask for the calling fiber.  0 or an error number.
 int change_mask(int how, const sigset_t* set, sigset_t* old) noexcept;
 
+// The same when a jump leaves handlers behind, the kernel's for faults among them: what the kernel blocked for the time
+// of those is let in again.
+void restore_mask(const sigset_t* mask) noexcept;
+// The program unblocks faults by hand, in the handler of one, before it jumps out.
+void let_faults_in() noexcept;
+bool lets_faults_in(int how, const sigset_t& set) noexcept;
+
 // sigtimedwait: takes one of the set (which every fiber blocks, as POSIX asks), parking until there is one.  The signal,
 // -EAGAIN at the deadline, -EINTR when a handler has to run or the thread was cancelled.
 int wait_for(uint64_t set, siginfo_t* info, Deadline deadline) noexcept;
@@ -73,6 +79,10 @@ void wear_alternate_stack(Carrier* carrier, const Fiber* fiber) noexcept;
 
 // What sigpending says on the calling fiber: kept for it, or pending in the kernel for the process.
 uint64_t pending() noexcept;
+
+// A kernel timer whose signal is for one fiber (SIGEV_THREAD_ID).  False: too many.
+bool aim_timer(int timer, int tid) noexcept;
+void forget_timer(int timer) noexcept;
 
 void inherit_mask(Fiber* fiber) noexcept;  // a new fiber (counted as live already) gets its creator's mask
 void leave(Fiber* fiber) noexcept;         // it has ended (and is no longer counted as live)

@@ -76,6 +76,8 @@ constexpr std::array kTable = {
     Setting{"--malloc", "WEFT_MALLOC", "NAME", "jemalloc or system",
             "What serves the program's malloc: jemalloc, or system (as natively; the default)",
             malloc_name},
+    Setting{"--follow-children", "WEFT_FOLLOW_CHILDREN", "YES|NO", "yes or no",
+            "Whether programs that the program executes run on fibers too; default: yes", on_or_off},
     Setting{"--handoff-threshold-us", "WEFT_HANDOFF_THRESHOLD_US", "N",
             "a number from 10 to 10000000",
             "Microseconds that a fiber may compute or block in the kernel before the fibers\n"
