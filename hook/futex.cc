@@ -17,6 +17,7 @@
 #include <cerrno>
 
 #include "hook/object_wait.h"
+#include "runtime/process.h"
 
 using namespace weft;
 
@@ -102,6 +103,16 @@ long serve_futex(uint32_t* word, int operation, uint32_t value, long timeout_or_
                            .value3 = value3});
 }
 
+long fork_by_clone(long flags, long parent_tid, long child_tid, long tls) noexcept {
+  process::before_fork();
+  const long child = sys::call(SYS_clone, flags, 0, parent_tid, child_tid, tls);
+  if (child == 0)
+    process::after_fork_in_child();
+  else
+    process::after_fork_in_parent();
+  return minus_one(child);
+}
+
 }  // namespace
 
 // Not declared as the variadic function that it is called as: a variadic call of it passes its arguments in the same
@@ -121,6 +132,11 @@ long hooked_syscall(long number, long a, long b, long c, long d, long e, long f)
       return gettid();
     case SYS_sched_yield:
       return sched_yield();
+    case SYS_fork:
+      return _Fork();
+    case SYS_clone:  // on the caller's stack and with memory of its own: a fork
+      if ((a & CLONE_VM) == 0 && b == 0 && self.busy == 0) return fork_by_clone(a, c, d, e);
+      break;
     case SYS_tgkill:
       return tgkill(static_cast<pid_t>(a), static_cast<pid_t>(b), static_cast<int>(c));
     default:

@@ -81,6 +81,7 @@ void after_fork_in_child() noexcept {
     signals::reset_after_fork(survivor);
     fibers::forget_all();
     threads::forget_all_but_caller();
+    *abi::tid_of(reinterpret_cast<void*>(abi::thread_pointer())) = sys::gettid();  // not done by the bare call clone
     self.fiber = nullptr;
     self.carrier = nullptr;
     self.signals_waiting.store(false, std::memory_order_relaxed);

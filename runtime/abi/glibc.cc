@@ -357,6 +357,8 @@ bool probe(const char** why) noexcept {
     return false;
   }
   const auto self = reinterpret_cast<void*>(thread_pointer());
+  // A child by the bare system call clone still carries its parent's.
+  if (*tid_of(self) == sys::call(SYS_getppid)) *tid_of(self) = sys::gettid();
   if (*tid_of(self) != sys::gettid()) {
     *why = "the thread id is not where this libc says it is";
     return false;
