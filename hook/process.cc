@@ -1,4 +1,4 @@
-// process.cc - fork variants and dlopen.
+// process.cc - fork variants.
 //
 // Owns:        what pthread_atfork handlers do not reach: _Fork and vfork.
 // Keeps true:  a vfork child must not run weft's scheduler in its parent's memory (it would exit as the parent):
@@ -20,9 +20,3 @@ WEFT_HOOK pid_t _Fork() noexcept {
 }
 
 WEFT_HOOK pid_t vfork() noexcept { return _Fork(); }
-
-// A tail call: libc finds the caller's RUNPATH and namespace by the return address.
-WEFT_HOOK void* dlopen(const char* file, int mode) noexcept {
-  abi::note_dlopen();
-  return real::dlopen.get()(file, mode);
-}
