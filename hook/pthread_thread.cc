@@ -24,17 +24,20 @@ namespace {
 
 constexpr size_t kNameSize = 16;  // the kernel's TASK_COMM_LEN
 
-// What pthread_create gives without attributes.
+// What pthread_create gives without attributes; 0: not asked since it was last set.
+std::atomic<size_t> default_stack{0}, default_guard{0};
+
 size_t default_stack_size() noexcept {
-  static std::atomic<size_t> known{0};
-  size_t size = known.load(std::memory_order_relaxed);
-  if (size == 0) {
-    pthread_attr_t attributes;
-    if (pthread_getattr_default_np(&attributes) != 0) return 8UL << 20;
-    pthread_attr_getstacksize(&attributes, &size);
-    pthread_attr_destroy(&attributes);
-    known.store(size, std::memory_order_relaxed);
-  }
+  size_t size = default_stack.load(std::memory_order_acquire);
+  if (size != 0) return size;
+  pthread_attr_t attributes;
+  if (pthread_getattr_default_np(&attributes) != 0) return 8UL << 20;
+  size_t guard = 0;
+  pthread_attr_getstacksize(&attributes, &size);
+  pthread_attr_getguardsize(&attributes, &guard);
+  pthread_attr_destroy(&attributes);
+  default_guard.store(guard, std::memory_order_relaxed);
+  default_stack.store(size, std::memory_order_release);
   return size;
 }
 
@@ -61,6 +64,7 @@ threads::Attributes translate(const pthread_attr_t* from) noexcept {
   threads::Attributes to;
   if (from == nullptr) {
     to.stack_size = stack_size_for(0);
+    to.guard_size = default_guard.load(std::memory_order_relaxed);
     return to;
   }
   void* stack = nullptr;
@@ -84,6 +88,11 @@ threads::Attributes translate(const pthread_attr_t* from) noexcept {
 Fiber* fiber_of(pthread_t thread) noexcept {
   if (!runtime::is_active()) return nullptr;
   return thread == pthread_self() ? self.fiber : fibers::from(thread);
+}
+
+// A handle whose thread was joined, or ended detached.  POSIX promises nothing; libc says ESRCH as long as it can tell.
+bool is_gone(const Fiber* fiber, pthread_t thread) noexcept {
+  return !fiber->on_native_stack && (state_of(*fiber) == State::kFree || fiber->stack.tcb != reinterpret_cast<void*>(thread));
 }
 
 int join(Fiber* fiber, void** result, Deadline deadline) {
@@ -118,21 +127,30 @@ WEFT_HOOK int pthread_create(pthread_t* thread, const pthread_attr_t* attributes
   return threads::create(thread, translate(attributes), start, argument);
 }
 
+WEFT_HOOK int pthread_setattr_default_np(const pthread_attr_t* attributes) noexcept {
+  const int result = real::pthread_setattr_default_np(attributes);
+  default_stack.store(0, std::memory_order_release);
+  return result;
+}
+
 WEFT_HOOK int pthread_join(pthread_t thread, void** result) {
   Fiber* fiber = fiber_of(thread);
   if (fiber == nullptr) return real::pthread_join(thread, result);
+  if (is_gone(fiber, thread)) return ESRCH;
   cancellation_point();
   return join(fiber, result, Deadline::never());
 }
 
 WEFT_HOOK int pthread_tryjoin_np(pthread_t thread, void** result) noexcept {
   Fiber* fiber = fiber_of(thread);
-  return fiber == nullptr ? real::pthread_tryjoin_np(thread, result) : threads::try_join(fiber, result);
+  if (fiber == nullptr) return real::pthread_tryjoin_np(thread, result);
+  return is_gone(fiber, thread) ? ESRCH : threads::try_join(fiber, result);
 }
 
 WEFT_HOOK int pthread_clockjoin_np(pthread_t thread, void** result, clockid_t clock, const timespec* until) {
   Fiber* fiber = fiber_of(thread);
   if (fiber == nullptr) return real::pthread_clockjoin_np(thread, result, clock, until);
+  if (is_gone(fiber, thread)) return ESRCH;
   if (clock != CLOCK_REALTIME && clock != CLOCK_MONOTONIC) return EINVAL;
   if (until != nullptr && (until->tv_nsec < 0 || until->tv_nsec >= kSecond)) return EINVAL;
   cancellation_point();
@@ -146,7 +164,8 @@ WEFT_HOOK int pthread_timedjoin_np(pthread_t thread, void** result, const timesp
 
 WEFT_HOOK int pthread_detach(pthread_t thread) noexcept {
   Fiber* fiber = fiber_of(thread);
-  return fiber == nullptr ? real::pthread_detach(thread) : threads::detach(fiber);
+  if (fiber == nullptr) return real::pthread_detach(thread);
+  return is_gone(fiber, thread) ? ESRCH : threads::detach(fiber);
 }
 
 WEFT_HOOK void pthread_exit(void* result) {
@@ -230,50 +249,6 @@ WEFT_HOOK int pthread_getattr_np(pthread_t thread, pthread_attr_t* attributes) n
   const bool detached = fiber->exit.load(std::memory_order_relaxed) == threads::kDetached;
   pthread_attr_setdetachstate(attributes, detached ? PTHREAD_CREATE_DETACHED : PTHREAD_CREATE_JOINABLE);
   return 0;
-}
-
-WEFT_HOOK int pthread_getaffinity_np(pthread_t thread, size_t size, cpu_set_t* cpus) noexcept {
-  if (fiber_of(thread) == nullptr) return real::pthread_getaffinity_np(thread, size, cpus);
-  const long n = sys::call(SYS_sched_getaffinity, 0, static_cast<long>(size), sys::word(cpus));
-  if (n < 0) return static_cast<int>(-n);
-  memset(reinterpret_cast<char*>(cpus) + n, 0, size - static_cast<size_t>(n));
-  return 0;
-}
-
-WEFT_HOOK int pthread_setaffinity_np(pthread_t thread, size_t size, const cpu_set_t* cpus) noexcept {
-  if (fiber_of(thread) == nullptr) return real::pthread_setaffinity_np(thread, size, cpus);
-  cpu_set_t allowed;
-  if (const int error = pthread_getaffinity_np(thread, sizeof allowed, &allowed); error != 0) return error;
-  const size_t words = (size < sizeof allowed ? size : sizeof allowed) / sizeof(unsigned long);
-  for (size_t i = 0; i < words; ++i)
-    if ((cpus->__bits[i] & allowed.__bits[i]) != 0) return 0;
-  return EINVAL;  // as the kernel: no CPU that exists
-}
-
-WEFT_HOOK int pthread_getcpuclockid(pthread_t thread, clockid_t* clock) noexcept {
-  Fiber* fiber = fiber_of(thread);
-  if (fiber == nullptr) return real::pthread_getcpuclockid(thread, clock);
-  *clock = fiber == self.fiber ? CLOCK_THREAD_CPUTIME_ID : CLOCK_PROCESS_CPUTIME_ID;
-  return 0;
-}
-
-WEFT_HOOK int pthread_getschedparam(pthread_t thread, int* policy, sched_param* parameters) noexcept {
-  if (fiber_of(thread) == nullptr) return real::pthread_getschedparam(thread, policy, parameters);
-  *policy = SCHED_OTHER;
-  parameters->sched_priority = 0;
-  return 0;
-}
-
-WEFT_HOOK int pthread_setschedparam(pthread_t thread, int policy, const sched_param* parameters) noexcept {
-  if (fiber_of(thread) == nullptr) return real::pthread_setschedparam(thread, policy, parameters);
-  if (policy == SCHED_OTHER || policy == SCHED_BATCH || policy == SCHED_IDLE)
-    return parameters->sched_priority == 0 ? 0 : EINVAL;
-  return policy == SCHED_FIFO || policy == SCHED_RR ? EPERM : EINVAL;
-}
-
-WEFT_HOOK int pthread_setschedprio(pthread_t thread, int priority) noexcept {
-  if (fiber_of(thread) == nullptr) return real::pthread_setschedprio(thread, priority);
-  return priority == 0 ? 0 : EINVAL;
 }
 
 WEFT_HOOK pid_t gettid() noexcept { return on_fiber() ? self.fiber->tid : real::gettid(); }

@@ -81,9 +81,9 @@ size_t drains_below(int fd, Descriptor* d, size_t size, int flags) noexcept {
 }
 
 // Would the next receive take an error away that belongs to the next call?  After some bytes were moved the kernel
-// leaves it there.
+// leaves it there.  (POLLHUP: a stream that failed is over; POLLERR also stands for notes in the error queue.)
 bool error_is_next(int fd) noexcept {
-  if ((ready_now(fd, 0) & POLLERR) == 0) return false;
+  if ((ready_now(fd, 0) & POLLHUP) == 0) return false;
   int unread = 0;
   return sys::call(SYS_ioctl, fd, SIOCINQ, sys::word(&unread)) < 0 || unread == 0;
 }
@@ -208,7 +208,7 @@ long receive_messages(int fd, mmsghdr* messages, unsigned count, int flags, time
 
 // After some bytes were moved the kernel leaves an error, or the news of a closed connection, to the next call.
 bool trouble_is_next(int fd, const Descriptor* d) noexcept {
-  return d != nullptr && d->troubled.load(std::memory_order_relaxed) && (ready_now(fd, 0) & (POLLERR | POLLHUP)) != 0;
+  return d != nullptr && d->troubled.load(std::memory_order_relaxed) && (ready_now(fd, 0) & POLLHUP) != 0;
 }
 
 // A first try that says EINPROGRESS started a TCP Fast Open connection; a blocking call waits for it.

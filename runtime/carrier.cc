@@ -7,8 +7,10 @@
 #include "runtime/abi/x86_64.h"
 #include "runtime/base/check.h"
 #include "runtime/base/sys.h"
+#include "runtime/cpu_time.h"
 #include "runtime/monitor.h"
 #include "runtime/park.h"
+#include "runtime/schedule.h"
 #include "runtime/signals.h"
 #include "runtime/thread.h"
 
@@ -191,6 +193,7 @@ void Carrier::leave() noexcept {  // C1
 
 bool Carrier::push_local(Fiber* fiber) noexcept {
   const bool was_inside = inside;
+  const uint64_t stay_before = stay.load(std::memory_order_relaxed);
   if (was_inside ? !owns : !enter()) {
     if (!was_inside) leave();
     return false;
@@ -198,7 +201,10 @@ bool Carrier::push_local(Fiber* fiber) noexcept {
   worker->local.push(fiber);
   if (worker->local.size() >= 2 && workers::sleeping_count.load(std::memory_order_relaxed) != 0) [[unlikely]]
     workers::offer(*worker, (worker->local.size() + 1) / 2);
-  if (!was_inside) leave();
+  if (was_inside) return true;
+  // The same stay goes on: a program that computes and wakes others all the while is as stuck as one that only computes.
+  inside = false;
+  stay.store(stay_before, std::memory_order_release);
   return true;
 }
 
@@ -216,6 +222,10 @@ void Carrier::start(Fiber* fiber) noexcept {
     signals::apply_kernel_mask(this);
   if (alternate_stack != fiber->alternate_stack.ss_sp) [[unlikely]]
     signals::wear_alternate_stack(this, fiber);
+  if (schedule != fiber->schedule.load(std::memory_order_relaxed)) [[unlikely]]
+    schedule::wear(*this, *fiber);
+  if (cpu_time::counting.load(std::memory_order_relaxed)) [[unlikely]]
+    cpu_time::begin(*this, *fiber);
 }
 
 // Gives a demoted fiber to a spare.  False: it runs here.
@@ -256,6 +266,8 @@ void Carrier::switch_away(Fiber* fiber, After after) noexcept {
       return;
     }
   }
+  if (cpu_time::counting.load(std::memory_order_relaxed)) [[unlikely]]
+    cpu_time::end(*c, *fiber);
   c->after_ = after;
   c->left_ = fiber;
   if (after == After::kYield) mark_ready(fiber);

@@ -22,6 +22,7 @@ namespace weft {
 class Carrier;
 struct Worker;
 struct Fiber;
+struct Schedule;
 
 // Where a thread of execution stands; the low byte of its wait word.
 enum class State : uint8_t {
@@ -84,6 +85,9 @@ struct Fiber : Parker {
   Parker* joiner = nullptr;       // who waits for the end, while `exit` says kJoining
   uint64_t joiner_stamp = 0;
   char name[16] = {};
+  std::atomic<const Schedule*> schedule{nullptr};  // schedule.h; null: asked for nothing
+  std::atomic<int64_t> cpu_time{0};  // nanoseconds, once somebody asks (cpu_time.h)
+  unsigned long long objects = 0;  // how many the loader had loaded when its TLS block was made; 0: not counted
 
   // Signals (signals.cc).
   std::atomic<uint64_t> signal_mask{0};  // bit n-1: signal n is blocked
@@ -120,7 +124,7 @@ inline Parker& current_parker() noexcept {
 }
 
 // Signals that came while busy; defined in signals.cc.
-void deliver_kept_signals() noexcept;
+void deliver_kept_signals();
 
 // A section of runtime code: hooks called inside pass through, no signal handler of the program runs on top.
 class [[nodiscard]] Busy {
@@ -129,7 +133,7 @@ class [[nodiscard]] Busy {
     ++self.busy;
     std::atomic_signal_fence(std::memory_order_seq_cst);
   }
-  ~Busy() {
+  ~Busy() noexcept(false) {  // a handler may end its thread
     std::atomic_signal_fence(std::memory_order_seq_cst);
     if (--self.busy == 0 && self.signals_waiting.load(std::memory_order_relaxed)) [[unlikely]]
       deliver_kept_signals();
