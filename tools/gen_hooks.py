@@ -10,7 +10,7 @@ import re
 import sys
 from typing import NamedTuple
 
-SUPPORT = ("fiber", "track", "own", "handoff")
+SUPPORT = ("fiber", "track", "own", "handoff", "native")  # native: nothing is generated
 
 
 class Row(NamedTuple):
@@ -67,7 +67,7 @@ def main():
     parser.add_argument("table")
     parser.add_argument("--out-dir", required=True)
     arguments = parser.parse_args()
-    rows = read(arguments.table)
+    rows = [row for row in read(arguments.table) if row.support != "native"]
     out = pathlib.Path(arguments.out_dir)
     out.mkdir(parents=True, exist_ok=True)
     for name, text in (("hook_table.h", hook_table(rows)), ("symbols.map", symbols_map(rows))):
