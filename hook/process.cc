@@ -1,4 +1,4 @@
-// process.cc - fork variants and dlopen.
+// process.cc - fork variants.
 //
 // Owns:        what pthread_atfork handlers do not reach: _Fork, vfork, clone.
 // Keeps true:  a vfork child must not run weft's scheduler in its parent's memory (it would exit as the parent):
@@ -116,10 +116,4 @@ WEFT_HOOK int clone(int (*function)(void*), void* stack, int flags, void* argume
   process::after_fork_in_parent();
   life.wait();
   return child;
-}
-
-// A tail call: libc finds the caller's RUNPATH and namespace by the return address.
-WEFT_HOOK void* dlopen(const char* file, int mode) noexcept {
-  abi::note_dlopen();
-  return real::dlopen.get()(file, mode);
 }

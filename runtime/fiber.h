@@ -84,6 +84,7 @@ struct Fiber : Parker {
   Parker* joiner = nullptr;       // who waits for the end, while `exit` says kJoining
   uint64_t joiner_stamp = 0;
   char name[16] = {};
+  unsigned long long objects = 0;  // how many the loader had loaded when its TLS block was made; 0: not counted
 
   // Signals (signals.cc).
   std::atomic<uint64_t> signal_mask{0};  // bit n-1: signal n is blocked

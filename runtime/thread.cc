@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "runtime/abi/glibc.h"
+#include "runtime/abi/static_tls.h"
 #include "runtime/abi/x86_64.h"
 #include "runtime/base/check.h"
 #include "runtime/base/sys.h"
@@ -96,6 +97,7 @@ int create(pthread_t* thread, const Attributes& attributes, void* (*start)(void*
                      ? fibers::allocate_on(attributes.caller_stack, attributes.stack_size)
                      : fibers::allocate(attributes.stack_size, attributes.guard_size);
   if (fiber == nullptr) return EAGAIN;
+  fiber->objects = abi::objects_at_last_make();
   prepare(fiber, start, argument, attributes.detached);
   count_birth();
   signals::inherit_mask(fiber);
@@ -192,6 +194,30 @@ void finish(Fiber* fiber) noexcept {
   }
   if (old == kJoining) wake(fiber->joiner, fiber->joiner_stamp, Why::kReady);  // F2
   mark_finished(fiber);                                                        // F3
+}
+
+uint64_t begin_load() noexcept {
+  Busy busy;
+  abi::begin_load();
+  return abi::count_objects();
+}
+
+// A fiber whose block is older than the load gets the initial image; one made while the load went on may have got it
+// from libc; the calling one may have run the library's constructors.  One that ends meanwhile may be written to after
+// its slot was given back: no harm, since libc sets a module's part of a new block whatever it held.
+void end_load(uint64_t begun) noexcept {
+  Busy busy;
+  abi::StaticTlsModules added;
+  abi::end_load(added);
+  abi::count_objects();
+  if (added.count == 0) return;
+  for (uint32_t id = 0, n = fibers::count(); id < n; ++id) {
+    Fiber* fiber = fibers::at(id);
+    const State state = state_of(*fiber);
+    if (fiber->on_native_stack || fiber->stack.tcb == nullptr || state == State::kFree) continue;
+    const auto block = fiber != self.fiber && fiber->objects <= begun ? abi::Block::kUntouched : abi::Block::kMaybeUsed;
+    for (size_t i = 0; i < added.count; ++i) abi::give_static_tls(fiber->stack.tcb, added.all[i], block);
+  }
 }
 
 uint64_t created() noexcept {

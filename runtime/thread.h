@@ -47,6 +47,10 @@ void note_exit(void* result) noexcept;
 // F1, F2; called off the fiber's stack.
 void finish(Fiber* fiber) noexcept;
 
+// Around a dlopen: the static TLS of what it loads reaches the fibers that exist.  Neither is called inside Busy.
+uint64_t begin_load() noexcept;
+void end_load(uint64_t begun) noexcept;
+
 uint64_t created() noexcept;
 uint32_t live() noexcept;  // fibers that have not ended, main included
 uint32_t peak() noexcept;

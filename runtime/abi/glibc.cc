@@ -403,6 +403,11 @@ bool reset_tcb(void* tcb, void* stack, size_t stack_size, size_t guard_size, int
 void destroy_tcb(void* tcb) noexcept { priv.deallocate_tls(tcb, false); }
 
 void note_dlopen() noexcept { dlopen_used.store(true, std::memory_order_release); }
+unsigned long long objects_at_last_make() noexcept { return image.objects.load(std::memory_order_acquire); }
+unsigned long long count_objects() noexcept {
+  image.valid.store(false, std::memory_order_release);
+  return loaded_objects();
+}
 
 void begin_thread() noexcept {
   const auto self = reinterpret_cast<void*>(thread_pointer());

@@ -61,6 +61,10 @@ void destroy_tcb(void* tcb) noexcept;
 // The program is about to load a library, which may bring TLS that new threads start with: from now on the pristine
 // image is compared with the loader's count of loaded objects whenever a TCB is made (about 70 ns).
 void note_dlopen() noexcept;
+// The loader's count of loads when a TCB was last made; 0: before any dlopen.
+unsigned long long objects_at_last_make() noexcept;
+// The count now; what is cached of the pristine image is looked at again.
+unsigned long long count_objects() noexcept;
 
 inline int* tid_of(void* tcb) noexcept {
   return reinterpret_cast<int*>(static_cast<char*>(tcb) + facts.tid);
