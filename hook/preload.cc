@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "hook/gate.h"
+#include "runtime/base/clock.h"
 #include "runtime/process.h"
 #include "runtime/runtime.h"
 
@@ -21,6 +22,7 @@ void ensure_loaded() noexcept {
   abi::libc.pthread_create = real::pthread_create.get();
   abi::libc.pthread_join = real::pthread_join.get();
   abi::libc.sigaction = real::sigaction.get();
+  libc_clock_gettime = real::clock_gettime.get();
   runtime::read_environment();
   // First to register: last before the fork, first after it.
   pthread_atfork(process::before_fork, process::after_fork_in_parent, process::after_fork_in_child);

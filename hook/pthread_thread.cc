@@ -250,13 +250,6 @@ WEFT_HOOK int pthread_setaffinity_np(pthread_t thread, size_t size, const cpu_se
   return EINVAL;  // as the kernel: no CPU that exists
 }
 
-WEFT_HOOK int pthread_getcpuclockid(pthread_t thread, clockid_t* clock) noexcept {
-  Fiber* fiber = fiber_of(thread);
-  if (fiber == nullptr) return real::pthread_getcpuclockid(thread, clock);
-  *clock = fiber == self.fiber ? CLOCK_THREAD_CPUTIME_ID : CLOCK_PROCESS_CPUTIME_ID;
-  return 0;
-}
-
 WEFT_HOOK int pthread_getschedparam(pthread_t thread, int* policy, sched_param* parameters) noexcept {
   if (fiber_of(thread) == nullptr) return real::pthread_getschedparam(thread, policy, parameters);
   *policy = SCHED_OTHER;

@@ -7,6 +7,7 @@
 #include "runtime/abi/x86_64.h"
 #include "runtime/base/check.h"
 #include "runtime/base/sys.h"
+#include "runtime/cpu_time.h"
 #include "runtime/monitor.h"
 #include "runtime/park.h"
 #include "runtime/signals.h"
@@ -216,6 +217,8 @@ void Carrier::start(Fiber* fiber) noexcept {
     signals::apply_kernel_mask(this);
   if (alternate_stack != fiber->alternate_stack.ss_sp) [[unlikely]]
     signals::wear_alternate_stack(this, fiber);
+  if (cpu_time::counting.load(std::memory_order_relaxed)) [[unlikely]]
+    cpu_time::begin(*this, *fiber);
 }
 
 // Gives a demoted fiber to a spare.  False: it runs here.
@@ -256,6 +259,8 @@ void Carrier::switch_away(Fiber* fiber, After after) noexcept {
       return;
     }
   }
+  if (cpu_time::counting.load(std::memory_order_relaxed)) [[unlikely]]
+    cpu_time::end(*c, *fiber);
   c->after_ = after;
   c->left_ = fiber;
   if (after == After::kYield) mark_ready(fiber);

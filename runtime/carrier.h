@@ -96,6 +96,8 @@ class alignas(64) Carrier {
   bool owns = false;
   bool inside = true;             // between C3 and C1
   Fiber* running = nullptr;       // for inspection
+  std::atomic<Fiber*> charged{nullptr};    // cpu_time.h: whose work this is, and since when
+  std::atomic<int64_t> charged_since{0};
   uint32_t id = 0;
   int kernel_tid = 0;
   std::atomic<bool> newborn{false};  // made as a spare, and not yet one
