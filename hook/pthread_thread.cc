@@ -232,43 +232,6 @@ WEFT_HOOK int pthread_getattr_np(pthread_t thread, pthread_attr_t* attributes) n
   return 0;
 }
 
-WEFT_HOOK int pthread_getaffinity_np(pthread_t thread, size_t size, cpu_set_t* cpus) noexcept {
-  if (fiber_of(thread) == nullptr) return real::pthread_getaffinity_np(thread, size, cpus);
-  const long n = sys::call(SYS_sched_getaffinity, 0, static_cast<long>(size), sys::word(cpus));
-  if (n < 0) return static_cast<int>(-n);
-  memset(reinterpret_cast<char*>(cpus) + n, 0, size - static_cast<size_t>(n));
-  return 0;
-}
-
-WEFT_HOOK int pthread_setaffinity_np(pthread_t thread, size_t size, const cpu_set_t* cpus) noexcept {
-  if (fiber_of(thread) == nullptr) return real::pthread_setaffinity_np(thread, size, cpus);
-  cpu_set_t allowed;
-  if (const int error = pthread_getaffinity_np(thread, sizeof allowed, &allowed); error != 0) return error;
-  const size_t words = (size < sizeof allowed ? size : sizeof allowed) / sizeof(unsigned long);
-  for (size_t i = 0; i < words; ++i)
-    if ((cpus->__bits[i] & allowed.__bits[i]) != 0) return 0;
-  return EINVAL;  // as the kernel: no CPU that exists
-}
-
-WEFT_HOOK int pthread_getschedparam(pthread_t thread, int* policy, sched_param* parameters) noexcept {
-  if (fiber_of(thread) == nullptr) return real::pthread_getschedparam(thread, policy, parameters);
-  *policy = SCHED_OTHER;
-  parameters->sched_priority = 0;
-  return 0;
-}
-
-WEFT_HOOK int pthread_setschedparam(pthread_t thread, int policy, const sched_param* parameters) noexcept {
-  if (fiber_of(thread) == nullptr) return real::pthread_setschedparam(thread, policy, parameters);
-  if (policy == SCHED_OTHER || policy == SCHED_BATCH || policy == SCHED_IDLE)
-    return parameters->sched_priority == 0 ? 0 : EINVAL;
-  return policy == SCHED_FIFO || policy == SCHED_RR ? EPERM : EINVAL;
-}
-
-WEFT_HOOK int pthread_setschedprio(pthread_t thread, int priority) noexcept {
-  if (fiber_of(thread) == nullptr) return real::pthread_setschedprio(thread, priority);
-  return priority == 0 ? 0 : EINVAL;
-}
-
 WEFT_HOOK pid_t gettid() noexcept { return on_fiber() ? self.fiber->tid : real::gettid(); }
 
 WEFT_HOOK int sched_yield() noexcept {

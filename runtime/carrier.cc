@@ -10,6 +10,7 @@
 #include "runtime/cpu_time.h"
 #include "runtime/monitor.h"
 #include "runtime/park.h"
+#include "runtime/schedule.h"
 #include "runtime/signals.h"
 #include "runtime/thread.h"
 
@@ -217,6 +218,8 @@ void Carrier::start(Fiber* fiber) noexcept {
     signals::apply_kernel_mask(this);
   if (alternate_stack != fiber->alternate_stack.ss_sp) [[unlikely]]
     signals::wear_alternate_stack(this, fiber);
+  if (schedule != fiber->schedule.load(std::memory_order_relaxed)) [[unlikely]]
+    schedule::wear(*this, *fiber);
   if (cpu_time::counting.load(std::memory_order_relaxed)) [[unlikely]]
     cpu_time::begin(*this, *fiber);
 }

@@ -96,6 +96,7 @@ class alignas(64) Carrier {
   bool owns = false;
   bool inside = true;             // between C3 and C1
   Fiber* running = nullptr;       // for inspection
+  const Schedule* schedule = nullptr;      // the kernel's record for it (schedule.h); null: as the process began
   std::atomic<Fiber*> charged{nullptr};    // cpu_time.h: whose work this is, and since when
   std::atomic<int64_t> charged_since{0};
   uint32_t id = 0;

@@ -22,6 +22,7 @@ namespace weft {
 class Carrier;
 struct Worker;
 struct Fiber;
+struct Schedule;
 
 // Where a thread of execution stands; the low byte of its wait word.
 enum class State : uint8_t {
@@ -84,6 +85,7 @@ struct Fiber : Parker {
   Parker* joiner = nullptr;       // who waits for the end, while `exit` says kJoining
   uint64_t joiner_stamp = 0;
   char name[16] = {};
+  std::atomic<const Schedule*> schedule{nullptr};  // schedule.h; null: asked for nothing
   std::atomic<int64_t> cpu_time{0};  // nanoseconds, once somebody asks (cpu_time.h)
   unsigned long long objects = 0;  // how many the loader had loaded when its TLS block was made; 0: not counted
 

@@ -82,6 +82,8 @@ void prepare(Fiber* fiber, void* (*start)(void*), void* argument, bool detached)
   fiber->alternate_stack = {nullptr, SS_DISABLE, 0};
   const Fiber* creator = self.fiber;
   memcpy(fiber->name, creator != nullptr ? creator->name : "", creator != nullptr ? sizeof fiber->name : 1);
+  fiber->schedule.store(creator != nullptr ? creator->schedule.load(std::memory_order_relaxed) : nullptr,
+                        std::memory_order_relaxed);
   fiber->worker = creator != nullptr ? creator->worker : nullptr;
   prepare_context(fiber->context, fiber->stack.top, reinterpret_cast<uintptr_t>(fiber->stack.tcb), fiber_main);
   Self& its = self_of(*fiber);

@@ -24,7 +24,7 @@ RANKS = [
     ["park"],
     ["parking_lot", "timers", "reactor", "fd_table", "sync", "ready_queue"],
     ["worker"],
-    ["carrier", "monitor", "cpu_time"],
+    ["carrier", "monitor", "cpu_time", "schedule"],
     ["signals", "thread", "process", "runtime"],
     ["inspect", "api"],
 ]
