@@ -34,6 +34,14 @@ inline void cancellation_point() {
     pthread_testcancel();
 }
 
+// The same, if the thread may be cancelled anywhere: for waits that are no cancellation point.
+inline void asynchronous_cancellation_point() {
+  constexpr int kAsynchronousAndCanceled = 0x0a;  // glibc's CANCELTYPE_BITMASK | CANCELED_BITMASK
+  const int* word = abi::cancelhandling_of(reinterpret_cast<void*>(pthread_self()));
+  if ((~__atomic_load_n(word, __ATOMIC_RELAXED) & kAsynchronousAndCanceled) == 0) [[unlikely]]
+    pthread_testcancel();
+}
+
 // Kernel convention (-errno) to libc's (-1 and errno).
 inline long minus_one(long result) noexcept {
   if (result < 0 && result > -4096) {

@@ -3,7 +3,7 @@
 // Owns:        the gate of these hooks, the caller's thread id, deadlines, what follows an interrupted wait.
 // Keeps true:  unlike other hooks these serve kernel threads as well as fibers (both wait in the parking lot), from
 //              the moment the runtime is active; before that, and from inside the runtime, they are libc's own.
-// Called by:   hook/pthread_mutex.cc, pthread_cond.cc, pthread_rwlock.cc, pthread_misc.cc, semaphore.cc, futex.cc.
+// Called by:   hook/pthread_mutex.cc, pthread_cond.cc, pthread_rwlock.cc, pthread_barrier_once.cc, pthread_spin.cc, semaphore.cc, futex.cc.
 // See also:    gate.h, runtime/sync/.
 #pragma once
 
@@ -28,8 +28,11 @@ inline bool is_valid(const timespec& t) noexcept { return t.tv_nsec >= 0 && t.tv
 inline bool is_waitable(clockid_t clock) noexcept { return clock == CLOCK_REALTIME || clock == CLOCK_MONOTONIC; }
 
 // For waits that no signal ends: runs the handlers.  (On a kernel thread they ran when the Busy section ended.)
-inline void run_handlers() noexcept {
-  if (self.fiber != nullptr) signals::handle_pending();
+// Asynchronous cancellation acts here as it does in the middle of any call.  Neither may return.
+inline void run_handlers() {
+  if (self.fiber == nullptr) return;
+  signals::handle_pending();
+  asynchronous_cancellation_point();
 }
 
 // For waits that a signal may end: begun before the wait, asked after it.

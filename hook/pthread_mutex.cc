@@ -4,6 +4,8 @@
 // Keeps true:  an uncontended lock or unlock of a plain mutex is one compare-and-swap and a few stores.
 //              Robust, priority-protected and process-shared mutexes, and all of them before the runtime is active,
 //              are libc's: a fiber that waits for one blocks its carrier, and the handoff covers for it.
+//              Compiled without exceptions: a handler, or asynchronous cancellation, may end the thread in here, and
+//              libc's header says that these functions do not throw.
 // Called by:   the program; not a cancellation point, never EINTR.
 // See also:    runtime/sync/mutex.h, robust.h.
 #include "hook/pthread_mutex.h"
@@ -28,7 +30,7 @@ bool is_ours_and_plain(const Mutex& mutex) noexcept {
 }
 
 // Somebody else holds it.
-int wait_until_locked(Mutex& mutex, Deadline deadline) noexcept {
+int wait_until_locked(Mutex& mutex, Deadline deadline) {
   for (sync::MutexAttempt attempt;;) {
     Why why;
     {
@@ -43,7 +45,7 @@ int wait_until_locked(Mutex& mutex, Deadline deadline) noexcept {
 
 // deadline(): asked only if there is something to wait for; none: EINVAL.
 template <class MakeDeadline>
-int lock_ours(Mutex& mutex, Users users, MakeDeadline&& deadline) noexcept {
+int lock_ours(Mutex& mutex, Users users, MakeDeadline&& deadline) {
   const int kind = sync::kind_of(mutex), tid = current_tid();
   if (const int answer = sync::before_lock(mutex, kind, tid); answer != sync::kGoOn) return answer;
   if (!sync::try_lock(mutex)) {

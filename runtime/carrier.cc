@@ -193,6 +193,7 @@ void Carrier::leave() noexcept {  // C1
 
 bool Carrier::push_local(Fiber* fiber) noexcept {
   const bool was_inside = inside;
+  const uint64_t stay_before = stay.load(std::memory_order_relaxed);
   if (was_inside ? !owns : !enter()) {
     if (!was_inside) leave();
     return false;
@@ -200,7 +201,10 @@ bool Carrier::push_local(Fiber* fiber) noexcept {
   worker->local.push(fiber);
   if (worker->local.size() >= 2 && workers::sleeping_count.load(std::memory_order_relaxed) != 0) [[unlikely]]
     workers::offer(*worker, (worker->local.size() + 1) / 2);
-  if (!was_inside) leave();
+  if (was_inside) return true;
+  // The same stay goes on: a program that computes and wakes others all the while is as stuck as one that only computes.
+  inside = false;
+  stay.store(stay_before, std::memory_order_release);
   return true;
 }
 

@@ -28,7 +28,8 @@
 //
 // C3 is a store and C4 a load with nothing but a compiler barrier between them; M3 makes every running thread execute
 // a full barrier.  So if C4 does not see M2, then C3 is visible to M4, which lets go; and if M4 does not see C3, C4 sees
-// M2 and waits.  A tick never comes twice, so M4 cannot mistake a later stay for the one it saw.  Where the kernel has
+// M2 and waits.  A tick comes again only after a wake from program code (push_local), which ends outside as it began: M4
+// may take that for the same stay, as it is.  Where the kernel has
 // no membarrier, C3 is an exchange (a full barrier itself), and M3 is nothing.
 //
 // A switch from fiber to fiber stays inside from the one's C3 until the other has settled what the first left behind:

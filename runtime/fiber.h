@@ -124,7 +124,7 @@ inline Parker& current_parker() noexcept {
 }
 
 // Signals that came while busy; defined in signals.cc.
-void deliver_kept_signals() noexcept;
+void deliver_kept_signals();
 
 // A section of runtime code: hooks called inside pass through, no signal handler of the program runs on top.
 class [[nodiscard]] Busy {
@@ -133,7 +133,7 @@ class [[nodiscard]] Busy {
     ++self.busy;
     std::atomic_signal_fence(std::memory_order_seq_cst);
   }
-  ~Busy() {
+  ~Busy() noexcept(false) {  // a handler may end its thread
     std::atomic_signal_fence(std::memory_order_seq_cst);
     if (--self.busy == 0 && self.signals_waiting.load(std::memory_order_relaxed)) [[unlikely]]
       deliver_kept_signals();

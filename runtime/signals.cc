@@ -191,6 +191,19 @@ int take(Fiber* fiber, uint64_t among, siginfo_t& info) noexcept {
   return signal;
 }
 
+// Signals sent to the process while every fiber blocks them (in its handler, for instance): whoever lets one in first has it.
+Fiber unclaimed;
+
+int take_unclaimed(uint64_t among, siginfo_t& info) noexcept {
+  return (unclaimed.pending.load(std::memory_order_seq_cst) & among) != 0 ? take(&unclaimed, among, info) : 0;
+}
+
+int take_deliverable(Fiber* fiber, siginfo_t& info) noexcept {
+  const uint64_t open = ~fiber->signal_mask.load(std::memory_order_relaxed);
+  const int signal = take(fiber, open, info);
+  return signal != 0 ? signal : take_unclaimed(open, info);
+}
+
 // --- running handlers ---------------------------------------------------------------------------------------
 
 struct sigaction handler_of(int signal) noexcept {
@@ -247,7 +260,7 @@ void deliver(Fiber* fiber, void* context) {
   ucontext_t here;
   siginfo_t info;
   self.signals_waiting.store(false, std::memory_order_seq_cst);
-  while (const int signal = take(fiber, ~fiber->signal_mask.load(std::memory_order_relaxed), info)) {
+  while (const int signal = take_deliverable(fiber, info)) {
     if (context == nullptr) {
       getcontext(&here);
       context = &here;
@@ -367,18 +380,23 @@ bool is_alive(const Fiber* fiber) noexcept {
   return state != State::kFree && state != State::kFinished;
 }
 
-// Which fiber handles a signal that was sent to the process.
+// Which fiber handles a signal that was sent to the process; &unclaimed: none at the moment.
 Fiber* choose(int signal) noexcept {
-  Fiber* first = main_fiber;
-  if (first != nullptr && !blocks(first, signal)) return first;
+  if (main_fiber != nullptr && !blocks(main_fiber, signal)) return main_fiber;
   if (self.fiber != nullptr && !blocks(self.fiber, signal)) return self.fiber;
   for (uint32_t id = 0, n = fibers::count(); id < n; ++id) {
     Fiber* fiber = fibers::at(id);
     if (!is_alive(fiber)) continue;
-    if (!blocks(fiber, signal)) return fiber;
-    if (first == nullptr) first = fiber;
+    if (!blocks(fiber, signal) || (fiber->awaited.load(std::memory_order_seq_cst) & bit(signal)) != 0) return fiber;
   }
-  return first;
+  return &unclaimed;
+}
+
+// It has been kept as unclaimed: somebody may have let it in meanwhile, and looked before it was there.
+void offer_unclaimed(int signal) noexcept {
+  Fiber* fiber = choose(signal);
+  siginfo_t info;
+  if (fiber != &unclaimed && take(&unclaimed, bit(signal), info) != 0) post(fiber, signal, &info);
 }
 
 // A kernel thread of the program: the handler runs here, unless it interrupts the runtime's code.
@@ -428,7 +446,10 @@ void accept(int signal, const siginfo_t* info) noexcept {
   if (fiber == nullptr) fiber = directed && self.fiber != nullptr ? self.fiber : choose(signal);
   if (fiber == nullptr) return;
   keep(fiber, signal, info);
-  if ((fiber != self.fiber || self.busy != 0) && lets_in(fiber, signal)) notify(fiber, signal);
+  if (fiber == &unclaimed)
+    offer_unclaimed(signal);
+  else if ((fiber != self.fiber || self.busy != 0) && lets_in(fiber, signal))
+    notify(fiber, signal);
 }
 
 // What else of ours the kernel would deliver here next.
@@ -561,8 +582,10 @@ int send_to_process(int signal, const siginfo_t* info) noexcept {
     if (!ours[signal]) return -1;
   }
   Fiber* fiber = choose(signal);
-  if (fiber == nullptr) return -1;
-  return send_to(fiber, signal, info);
+  if (fiber != &unclaimed) return send_to(fiber, signal, info);
+  keep(fiber, signal, info);
+  offer_unclaimed(signal);
+  return 0;
 }
 
 void interrupt_for_cancel(Fiber* fiber) {
@@ -582,7 +605,7 @@ void interrupt_for_cancel(pthread_t thread) noexcept {
   interrupt(&its.parker);
 }
 
-bool handle_pending() noexcept {
+bool handle_pending() {
   Fiber* fiber = self.fiber;
   if (fiber == nullptr) {  // a kernel thread: its handlers ran when its Busy section ended
     const bool interrupted = self.interrupted;
@@ -614,7 +637,8 @@ int change_mask(int how, const sigset_t* set, sigset_t* old) noexcept {
     }
   }
   if (old != nullptr) from_bits(before, old);
-  if ((fiber->pending.load(std::memory_order_relaxed) & ~fiber->signal_mask.load(std::memory_order_relaxed)) != 0)
+  if (((fiber->pending.load(std::memory_order_relaxed) | unclaimed.pending.load(std::memory_order_relaxed)) &
+       ~fiber->signal_mask.load(std::memory_order_relaxed)) != 0)
     deliver(fiber, nullptr);
   return 0;
 }
@@ -647,7 +671,7 @@ int wait_for(uint64_t set, siginfo_t* info, Deadline deadline) noexcept {
   for (;;) {
     const Seen seen = watch >= 0 ? descriptors::get(watch)->seen() : Seen{};
     self.signals_waiting.store(false, std::memory_order_seq_cst);
-    if ((result = take(fiber, set, *info)) != 0) break;
+    if ((result = take(fiber, set, *info)) != 0 || (result = take_unclaimed(set, *info)) != 0) break;
     if ((fiber->pending.load(std::memory_order_relaxed) & ~fiber->signal_mask.load(std::memory_order_relaxed)) != 0) {
       self.signals_waiting.store(true, std::memory_order_relaxed);  // handlers run when Busy ends
       result = -EINTR;
@@ -690,7 +714,7 @@ uint64_t pending() noexcept {
   uint64_t kernel = 0;
   sys::call(SYS_rt_sigpending, sys::word(&kernel), sizeof kernel);
   const Fiber* fiber = self.fiber;
-  return (kernel | fiber->pending.load(std::memory_order_relaxed)) & fiber->signal_mask.load(std::memory_order_relaxed);
+  return (kernel | fiber->pending.load(std::memory_order_relaxed) | unclaimed.pending.load(std::memory_order_relaxed)) & fiber->signal_mask.load(std::memory_order_relaxed);
 }
 
 bool aim_timer(int timer, int tid) noexcept {
@@ -761,6 +785,7 @@ void reset_after_fork(Fiber* survivor) noexcept {
   blocked_by_any.store(0, std::memory_order_relaxed);
   main_fiber = nullptr;
   sys::sigaction(kPrivate, &libcs_private, nullptr);
+  unclaimed.pending.store(0, std::memory_order_relaxed);
   // The child is an ordinary thread again: handlers are the program's own, the mask is the survivor's.
   for (int signal = 1; signal < kSignals; ++signal) {
     if (!ours[signal]) continue;
@@ -777,10 +802,11 @@ void reset_after_fork(Fiber* survivor) noexcept {
 
 namespace weft {
 
-void deliver_kept_signals() noexcept {
+void deliver_kept_signals() {
   const int saved = errno;
   if (self.fiber != nullptr) {
     signals::deliver(self.fiber, nullptr);
+    signals::act_on_cancellation();  // its kick found the thread busy
   } else {
     self.signals_waiting.store(false, std::memory_order_relaxed);
     uint64_t bits = self.kept.exchange(0, std::memory_order_relaxed);

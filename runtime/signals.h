@@ -56,7 +56,7 @@ void interrupt_for_cancel(pthread_t thread) noexcept;
 
 // Runs the handlers of what is pending for the calling fiber.  Outside Busy.
 // Returns whether the interrupted call should fail with EINTR (false: all had SA_RESTART, or none ran).
-bool handle_pending() noexcept;
+bool handle_pending();
 
 // pthread_sigmask for the calling fiber.  0 or an error number.
 int change_mask(int how, const sigset_t* set, sigset_t* old) noexcept;

@@ -73,7 +73,7 @@ void drop_record(Free* record) noexcept {
 
 // Few classes: sizes are rounded so that odd requests share one.
 Class* find_class(size_t size, size_t guard) noexcept {
-  size = round_up(size, size <= (1UL << 20) ? 16 * kPage : (1UL << 20));
+  size = round_up(size, size <= 16 * kPage ? kPage : size <= (1UL << 20) ? 16 * kPage : (1UL << 20));
   guard = round_up(guard, kPage);
   for (size_t i = 0, n = class_count.load(std::memory_order_acquire); i < n; ++i)
     if (classes[i].size == size && classes[i].guard == guard) return &classes[i];

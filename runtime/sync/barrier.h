@@ -4,7 +4,7 @@
 // Keeps true:  a round is a queue in the parking lot, and ends in one critical section of its bucket: exactly `count`
 //              threads go on, one of them told so.  `in` is 0 between rounds and `out` always, so libc's
 //              pthread_barrier_destroy never waits; nobody but the last thread touches the barrier at its end.
-// Called by:   hook/pthread_misc.cc, inside Busy; before and after weft is active.  Process-shared ones never come
+// Called by:   hook/pthread_barrier_once.cc, inside Busy; before and after weft is active.  Process-shared ones never come
 //              here.
 // See also:    parking_lot.h.
 #pragma once

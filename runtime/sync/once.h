@@ -4,7 +4,7 @@
 // Keeps true:  glibc's meaning of the word: 0 not yet | fork generation | 1 in progress | 2 done.  One that was in
 //              progress in another thread when the process forked has an older generation, and is begun anew.  An
 //              init routine that throws, or whose thread is cancelled, leaves 0 and lets the next one try.
-// Called by:   hook/pthread_misc.cc; wait_while(), finish(): inside Busy.
+// Called by:   hook/pthread_barrier_once.cc; wait_while(), finish(): inside Busy.
 //
 //   I1 CAS (0, or an older generation) -> in progress     W1 under the bucket's lock: in progress? link
 //   I2 run the routine                                     W2 park, then look again

@@ -1,11 +1,11 @@
-// pthread_misc.cc - barriers, once, and spin locks.
+// pthread_barrier_once.cc - pthread_barrier_wait and pthread_once.
 //
-// Owns:        the answers of pthread_barrier_wait, pthread_once and pthread_spin_lock; their other functions are
-//              libc's own.
+// Owns:        their answers, and what follows when they are left by an exception or by the end of the thread.
 // Keeps true:  process-shared barriers are libc's; all others, and every once, are weft's from the first call on (the
-//              routine of a once may be what makes the runtime active).  None of the three is a cancellation point.
+//              routine of a once may be what makes the runtime active).  Neither is a cancellation point.
 // Called by:   the program, on fibers and kernel threads.
 // See also:    runtime/sync/barrier.h, once.h.
+
 #include "hook/object_wait.h"
 #include "runtime/base/lock.h"
 #include "runtime/park.h"
@@ -18,7 +18,7 @@ namespace {
 
 // --- barrier --------------------------------------------------------------------------------------------------
 
-int wait_in(sync::Barrier& barrier) noexcept {
+int wait_in(sync::Barrier& barrier) {
   sync::BarrierPlace place(barrier);
   Why why;
   {
@@ -90,37 +90,7 @@ int run_or_wait(pthread_once_t& once, void (*routine)()) {
   }
 }
 
-// --- spin lock ------------------------------------------------------------------------------------------------
-
-constexpr int kSpins = 30;    // while the holder may be running on another processor
-constexpr int kYields = 100;  // while it may be ready here
-constexpr int64_t kNap = 20 * kMicrosecond;
-
-// 1 is free, as in glibc.
-bool try_spin_lock(pthread_spinlock_t* lock) noexcept {
-  return __atomic_load_n(lock, __ATOMIC_RELAXED) == 1 && __atomic_exchange_n(lock, 0, __ATOMIC_ACQUIRE) == 1;
-}
-
-void let_others_run(pthread_spinlock_t* lock, int attempt) noexcept {
-  if (attempt < kSpins) {
-    __builtin_ia32_pause();
-    return;
-  }
-  Busy busy;
-  if (attempt < kYields) {
-    yield_fiber();
-    return;
-  }
-  Arming arming(Reason::kSpin, const_cast<const int*>(lock));
-  park(arming, Deadline::in(kNap));  // the holder sleeps, or waits for a descriptor
-}
-
 }  // namespace
-
-WEFT_HOOK int pthread_barrier_wait(pthread_barrier_t* barrier) noexcept {
-  sync::Barrier& words = sync::words_of(barrier);
-  return sync::is_process_shared(words) ? real::pthread_barrier_wait(barrier) : wait_in(words);
-}
 
 WEFT_HOOK int pthread_once(pthread_once_t* once, void (*routine)()) {
   if (sync::is_done(*once)) [[likely]]
@@ -130,8 +100,9 @@ WEFT_HOOK int pthread_once(pthread_once_t* once, void (*routine)()) {
 
 WEFT_HOOK int __pthread_once(pthread_once_t* once, void (*routine)()) { return pthread_once(once, routine); }
 
-WEFT_HOOK int pthread_spin_lock(pthread_spinlock_t* lock) noexcept {
-  if (!on_fiber()) return real::pthread_spin_lock(lock);
-  for (int attempt = 0; !try_spin_lock(lock); ++attempt) let_others_run(lock, attempt);
-  return 0;
+// Not as libc's header declares it: a handler may end the thread in here, and its place in the round is then given up.
+extern "C" __attribute__((visibility("default"))) int hooked_barrier_wait(pthread_barrier_t*) __asm__("pthread_barrier_wait");
+int hooked_barrier_wait(pthread_barrier_t* barrier) {
+  sync::Barrier& words = sync::words_of(barrier);
+  return sync::is_process_shared(words) ? real::pthread_barrier_wait(barrier) : wait_in(words);
 }
