@@ -3,37 +3,28 @@
 // Owns:        which futex calls are the lot's, their timeouts, the answers to signals.
 // Keeps true:  a call that weft does not serve reaches libc's syscall() by a jump, with the stack as the program made
 //              it (clone and vfork need that).  Process-shared and priority-inheritance futexes are the kernel's: a
-//              fiber that waits for one blocks its carrier.  A wait without FUTEX_PRIVATE_FLAG counts as private if
-//              its word lies in a loaded program or library: such memory is mapped privately (the guards of static
-//              locals in libstdc++ are waited for in this way).
+//              fiber that waits for one blocks its carrier.  A wait without FUTEX_PRIVATE_FLAG counts as private unless
+//              its word lies in memory that the program has mapped shared (libstdc++ waits so for futures, latches,
+//              semaphores and the guards of static locals).
 //              A wait without a timeout is restarted after handlers with SA_RESTART, one with a timeout never is
 //              (futex(2)); it is no cancellation point.
 // Called by:   the program, on fibers and kernel threads.
 // See also:    runtime/sync/futex.h.
 #include "runtime/sync/futex.h"
 
-#include <dlfcn.h>
-
 #include <cerrno>
 
 #include "hook/object_wait.h"
+#include "hook/shared_memory.h"
 #include "runtime/process.h"
 
 using namespace weft;
-
-// glibc 2.35 and later; takes no lock.
-extern "C" int _dl_find_object(void* address, struct dl_find_object* result) noexcept __attribute__((weak));
 
 namespace {
 
 using Syscall = long(long, long, long, long, long, long, long);
 
 Syscall* real_syscall() noexcept { return reinterpret_cast<Syscall*>(real::syscall.get()); }
-
-bool lies_in_loaded_object(uint32_t* word) noexcept {
-  dl_find_object found;
-  return _dl_find_object != nullptr && _dl_find_object(word, &found) == 0;
-}
 
 bool is_word(uint32_t* word) noexcept {
   return word != nullptr && reinterpret_cast<uintptr_t>(word) % sizeof *word == 0;
@@ -49,7 +40,7 @@ bool is_ours(int operation, uint32_t* word, uint32_t* word2) noexcept {
     case FUTEX_WAIT:
     case FUTEX_WAIT_BITSET:
       if (realtime && command == FUTEX_WAIT) return false;
-      return (operation & FUTEX_PRIVATE_FLAG) != 0 || lies_in_loaded_object(word);
+      return (operation & FUTEX_PRIVATE_FLAG) != 0 || !may_be_shared(word);
     case FUTEX_WAKE:
     case FUTEX_WAKE_BITSET:
       return !realtime;
@@ -127,6 +118,11 @@ long hooked_syscall(long number, long a, long b, long c, long d, long e, long f)
       const int operation = static_cast<int>(b);
       if (!lot_serves() || !is_ours(operation, word, reinterpret_cast<uint32_t*>(e))) break;
       return minus_one(serve_futex(word, operation, static_cast<uint32_t>(c), d, e, static_cast<uint32_t>(f)));
+    }
+    case SYS_mmap: {
+      const long result = real_syscall()(number, a, b, c, d, e, f);
+      note_mapping(static_cast<unsigned long>(result), static_cast<unsigned long>(b), static_cast<int>(d));
+      return result;
     }
     case SYS_gettid:
       return gettid();

@@ -86,6 +86,11 @@ Fiber* fiber_of(pthread_t thread) noexcept {
   return thread == pthread_self() ? self.fiber : fibers::from(thread);
 }
 
+// A handle whose thread was joined, or ended detached.  POSIX promises nothing; libc says ESRCH as long as it can tell.
+bool is_gone(const Fiber* fiber, pthread_t thread) noexcept {
+  return !fiber->on_native_stack && (state_of(*fiber) == State::kFree || fiber->stack.tcb != reinterpret_cast<void*>(thread));
+}
+
 int join(Fiber* fiber, void** result, Deadline deadline) {
   for (;;) {
     const int error = threads::join(fiber, result, deadline);
@@ -121,18 +126,21 @@ WEFT_HOOK int pthread_create(pthread_t* thread, const pthread_attr_t* attributes
 WEFT_HOOK int pthread_join(pthread_t thread, void** result) {
   Fiber* fiber = fiber_of(thread);
   if (fiber == nullptr) return real::pthread_join(thread, result);
+  if (is_gone(fiber, thread)) return ESRCH;
   cancellation_point();
   return join(fiber, result, Deadline::never());
 }
 
 WEFT_HOOK int pthread_tryjoin_np(pthread_t thread, void** result) noexcept {
   Fiber* fiber = fiber_of(thread);
-  return fiber == nullptr ? real::pthread_tryjoin_np(thread, result) : threads::try_join(fiber, result);
+  if (fiber == nullptr) return real::pthread_tryjoin_np(thread, result);
+  return is_gone(fiber, thread) ? ESRCH : threads::try_join(fiber, result);
 }
 
 WEFT_HOOK int pthread_clockjoin_np(pthread_t thread, void** result, clockid_t clock, const timespec* until) {
   Fiber* fiber = fiber_of(thread);
   if (fiber == nullptr) return real::pthread_clockjoin_np(thread, result, clock, until);
+  if (is_gone(fiber, thread)) return ESRCH;
   if (clock != CLOCK_REALTIME && clock != CLOCK_MONOTONIC) return EINVAL;
   if (until != nullptr && (until->tv_nsec < 0 || until->tv_nsec >= kSecond)) return EINVAL;
   cancellation_point();
@@ -146,7 +154,8 @@ WEFT_HOOK int pthread_timedjoin_np(pthread_t thread, void** result, const timesp
 
 WEFT_HOOK int pthread_detach(pthread_t thread) noexcept {
   Fiber* fiber = fiber_of(thread);
-  return fiber == nullptr ? real::pthread_detach(thread) : threads::detach(fiber);
+  if (fiber == nullptr) return real::pthread_detach(thread);
+  return is_gone(fiber, thread) ? ESRCH : threads::detach(fiber);
 }
 
 WEFT_HOOK void pthread_exit(void* result) {
