@@ -24,17 +24,20 @@ namespace {
 
 constexpr size_t kNameSize = 16;  // the kernel's TASK_COMM_LEN
 
-// What pthread_create gives without attributes.
+// What pthread_create gives without attributes; 0: not asked since it was last set.
+std::atomic<size_t> default_stack{0}, default_guard{0};
+
 size_t default_stack_size() noexcept {
-  static std::atomic<size_t> known{0};
-  size_t size = known.load(std::memory_order_relaxed);
-  if (size == 0) {
-    pthread_attr_t attributes;
-    if (pthread_getattr_default_np(&attributes) != 0) return 8UL << 20;
-    pthread_attr_getstacksize(&attributes, &size);
-    pthread_attr_destroy(&attributes);
-    known.store(size, std::memory_order_relaxed);
-  }
+  size_t size = default_stack.load(std::memory_order_acquire);
+  if (size != 0) return size;
+  pthread_attr_t attributes;
+  if (pthread_getattr_default_np(&attributes) != 0) return 8UL << 20;
+  size_t guard = 0;
+  pthread_attr_getstacksize(&attributes, &size);
+  pthread_attr_getguardsize(&attributes, &guard);
+  pthread_attr_destroy(&attributes);
+  default_guard.store(guard, std::memory_order_relaxed);
+  default_stack.store(size, std::memory_order_release);
   return size;
 }
 
@@ -61,6 +64,7 @@ threads::Attributes translate(const pthread_attr_t* from) noexcept {
   threads::Attributes to;
   if (from == nullptr) {
     to.stack_size = stack_size_for(0);
+    to.guard_size = default_guard.load(std::memory_order_relaxed);
     return to;
   }
   void* stack = nullptr;
@@ -121,6 +125,12 @@ WEFT_HOOK int pthread_create(pthread_t* thread, const pthread_attr_t* attributes
       makes_native_threads(__builtin_return_address(0)) || !runtime::start())
     return real::pthread_create(thread, attributes, start, argument);
   return threads::create(thread, translate(attributes), start, argument);
+}
+
+WEFT_HOOK int pthread_setattr_default_np(const pthread_attr_t* attributes) noexcept {
+  const int result = real::pthread_setattr_default_np(attributes);
+  default_stack.store(0, std::memory_order_release);
+  return result;
 }
 
 WEFT_HOOK int pthread_join(pthread_t thread, void** result) {
