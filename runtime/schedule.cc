@@ -16,7 +16,7 @@ namespace {
 constexpr size_t kMost = 256;  // distinct settings
 constinit SpinLock lock;
 constinit size_t count = 0;
-Schedule all[kMost];  // entry 0: what the process's threads have, for fibers that asked for nothing
+constinit Schedule all[kMost] = {};  // entry 0: what the process's threads have, for fibers that asked for nothing
 
 bool same(const Schedule& a, const Schedule& b) noexcept {
   return memcmp(&a.cpus, &b.cpus, sizeof a.cpus) == 0 && a.policy == b.policy && a.priority == b.priority &&

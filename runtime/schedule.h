@@ -19,7 +19,7 @@ namespace weft {
 class Carrier;
 
 struct Schedule {
-  cpu_set_t cpus;
+  cpu_set_t cpus = {};
   int policy = SCHED_OTHER;  // with SCHED_RESET_ON_FORK, if asked for
   int priority = 0;
   int nice = 0;

@@ -446,7 +446,10 @@ void accept(int signal, const siginfo_t* info) noexcept {
   if (fiber == nullptr) fiber = directed && self.fiber != nullptr ? self.fiber : choose(signal);
   if (fiber == nullptr) return;
   keep(fiber, signal, info);
-  if ((fiber != self.fiber || self.busy != 0) && lets_in(fiber, signal)) notify(fiber, signal);
+  if (fiber == &unclaimed)
+    offer_unclaimed(signal);
+  else if ((fiber != self.fiber || self.busy != 0) && lets_in(fiber, signal))
+    notify(fiber, signal);
 }
 
 // What else of ours the kernel would deliver here next.

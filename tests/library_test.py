@@ -17,7 +17,7 @@ def lines(*command):
 
 exported = {line.split()[-1].split("@")[0] for line in lines("nm", "-D", "--defined-only", library)}
 with open(table, encoding="utf-8") as rows:
-    hooked = {row.split("|")[1].strip() for row in rows if row.strip() and not row.startswith("#")}
+    hooked = {row.split("|")[1].strip() for row in rows if row.strip() and not row.startswith(("#", "native"))}
 needed = [line.split()[-1] for line in lines("readelf", "-d", library) if "(NEEDED)" in line]
 # eh_alloc.cc is libstdc++'s emergency pool for exceptions.
 initialisers = [line.split()[-1] for line in lines("nm", library) if "_GLOBAL__sub_I" in line and "eh_alloc" not in line]
