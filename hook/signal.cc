@@ -164,7 +164,7 @@ WEFT_HOOK int raise(int number) noexcept {
   return static_cast<int>(minus_one(-signals::send_to(self.fiber, number, nullptr)));
 }
 
-WEFT_HOOK int tgkill(pid_t process, pid_t thread, int number) noexcept {
+WEFT_HOOK int tgkill(pid_t process, pid_t thread, int number) {
   if (runtime::is_active() && self.busy == 0 && process == sys::getpid())
     if (Fiber* fiber = fibers::from_tid(thread); fiber != nullptr)
       return static_cast<int>(minus_one(-signals::send_to(fiber, number, nullptr)));

@@ -82,6 +82,7 @@ struct Fiber : Parker {
   bool exited_by_call = false;    // pthread_exit gave `result`
   bool is_main = false;
   bool on_native_stack = false;  // main: stack and TCB are the process's own
+  bool interrupted = false;      // signals: a handler without SA_RESTART ran since the last handle_pending()
   Parker* joiner = nullptr;       // who waits for the end, while `exit` says kJoining
   uint64_t joiner_stamp = 0;
   char name[16] = {};
@@ -95,7 +96,6 @@ struct Fiber : Parker {
   std::atomic<uint64_t> awaited{0};      // what sigwait waits for: let in although blocked
   stack_t alternate_stack = {nullptr, SS_DISABLE, 0};
   std::atomic<uint64_t> pending{0};      // signals to be handled by this fiber, blocked or not reached yet
-  bool interrupted = false;              // a handler without SA_RESTART ran since the last handle_pending()
   uint32_t handled = 0;                  // how many handlers ran
 
   // Demotion (carrier.h).

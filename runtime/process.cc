@@ -100,7 +100,9 @@ constexpr int kTids = 1 << 22;  // PID_MAX_LIMIT
 class Asked {
  public:
   Asked() noexcept : bits_(static_cast<uint8_t*>(sys::map(kTids / 8))) {}
-  ~Asked() { if (bits_ != nullptr) sys::unmap(bits_, kTids / 8); }
+  ~Asked() {
+    if (bits_ != nullptr) sys::unmap(bits_, kTids / 8);
+  }
   Asked(const Asked&) = delete;
   Asked& operator=(const Asked&) = delete;
   explicit operator bool() const noexcept { return bits_ != nullptr; }

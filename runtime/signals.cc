@@ -141,27 +141,29 @@ Kept* free_slot() noexcept {
   return kept_end < sizeof kept / sizeof kept[0] ? &kept[kept_end++] : nullptr;
 }
 
-// False: a real-time signal that could not be queued; it will come once at least.
+// False: no room for a real-time signal; nothing has changed.
 bool keep(Fiber* fiber, int signal, const siginfo_t* info) noexcept {
   Quiet quiet;
   Locked locked(kept_lock);
   const bool already = (fiber->pending.load(std::memory_order_relaxed) & bit(signal)) != 0;
-  fiber->pending.fetch_or(bit(signal), std::memory_order_seq_cst);
   if (already && signal < SIGRTMIN) return true;  // standard signals are not queued twice
   Kept* slot = free_slot();
-  if (slot == nullptr) return !already;
-  slot->fiber = fiber;
-  slot->signal = signal;
-  slot->number = kept_number++;
-  if (info != nullptr) {
-    slot->info = *info;
-    return true;
+  if (slot == nullptr && signal >= SIGRTMIN) return false;
+  if (slot != nullptr) {
+    slot->fiber = fiber;
+    slot->signal = signal;
+    slot->number = kept_number++;
+    if (info != nullptr) {
+      slot->info = *info;
+    } else {
+      memset(&slot->info, 0, sizeof slot->info);
+      slot->info.si_signo = signal;
+      slot->info.si_code = SI_TKILL;
+      slot->info.si_pid = sys::getpid();
+      slot->info.si_uid = static_cast<uid_t>(sys::call(SYS_getuid));
+    }
   }
-  memset(&slot->info, 0, sizeof slot->info);
-  slot->info.si_signo = signal;
-  slot->info.si_code = SI_TKILL;
-  slot->info.si_pid = sys::getpid();
-  slot->info.si_uid = static_cast<uid_t>(sys::call(SYS_getuid));
+  fiber->pending.fetch_or(bit(signal), std::memory_order_seq_cst);
   return true;
 }
 
@@ -445,7 +447,8 @@ void accept(int signal, const siginfo_t* info) noexcept {
   Fiber* fiber = aimed_at(info);
   if (fiber == nullptr) fiber = directed && self.fiber != nullptr ? self.fiber : choose(signal);
   if (fiber == nullptr) return;
-  keep(fiber, signal, info);
+  // The kernel has let go of it: without room it comes with a plain info, and once at least.
+  if (!keep(fiber, signal, info)) fiber->pending.fetch_or(bit(signal), std::memory_order_seq_cst);
   if (fiber == &unclaimed)
     offer_unclaimed(signal);
   else if ((fiber != self.fiber || self.busy != 0) && lets_in(fiber, signal))

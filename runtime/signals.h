@@ -18,7 +18,8 @@
 //      Ready: nothing                           Busy: nothing, the end of Busy or P2 sees signals_waiting
 //   A Ready fiber sees signals_waiting when its Busy section ends.
 //
-// Limits:      SA_ONSTACK is honoured for faults only (a handler may park, and the kernel would reuse the stack).
+// Limits:      SA_ONSTACK is honoured for faults only (a handler may park, and the kernel would reuse the stack).  Queued
+//              signals sent to the process may be taken by several carriers at once and then come out of their order.
 // See also:    park.h interrupt(); DECISIONS.md "Signals".
 #pragma once
 

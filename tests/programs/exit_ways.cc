@@ -118,32 +118,44 @@ void is_killed(Body body, int signal) {
 
 }  // namespace
 
-CASE(exit_runs_handlers_and_destructors_once) { ends_with([] { exit(3); }, 3, "AD"); }
-CASE(_exit_runs_nothing) { ends_with([] { _exit(4); }, 4, ""); }
-CASE(quick_exit_runs_its_own) { ends_with([] { quick_exit(5); }, 5, "Q"); }
+CASE(exit_runs_handlers_and_destructors_once) {
+  ends_with([] { exit(3); }, 3, "AD");
+}
+CASE(_exit_runs_nothing) {
+  ends_with([] { _exit(4); }, 4, "");
+}
+CASE(quick_exit_runs_its_own) {
+  ends_with([] { quick_exit(5); }, 5, "Q");
+}
 CASE(exit_destroys_the_callers_thread_variables_first) {
-  ends_with([] {
-    thread_local speaking_local mine;
-    static_cast<void>(&mine);
-    exit(6);
-  }, 6, "LAD");
+  ends_with(
+      [] {
+        thread_local speaking_local mine;
+        static_cast<void>(&mine);
+        exit(6);
+      },
+      6, "LAD");
 }
 
-CASE(abort_ends_the_process) { is_killed([] { abort(); }, SIGABRT); }
-CASE(an_uncaught_exception_ends_the_process) {
-  is_killed(fail, SIGABRT);
+CASE(abort_ends_the_process) {
+  is_killed([] { abort(); }, SIGABRT);
 }
+CASE(an_uncaught_exception_ends_the_process) { is_killed(fail, SIGABRT); }
 CASE(a_fault_ends_the_process) {
-  is_killed([] {
-    volatile int* nowhere = nullptr;
-    *nowhere = 1;
-  }, SIGSEGV);
+  is_killed(
+      [] {
+        volatile int* nowhere = nullptr;
+        *nowhere = 1;
+      },
+      SIGSEGV);
 }
 CASE(a_signal_to_itself_ends_the_process) {
-  is_killed([] {
-    kill(getpid(), SIGTERM);
-    for (;;) pause();
-  }, SIGTERM);
+  is_killed(
+      [] {
+        kill(getpid(), SIGTERM);
+        for (;;) pause();
+      },
+      SIGTERM);
 }
 
 CASE(a_signal_from_outside_ends_thousands) {
@@ -177,10 +189,12 @@ CASE(pthread_exit_of_main_lets_the_others_finish) {
 }
 
 CASE(the_end_of_the_last_thread_is_the_end_of_the_process) {
-  const outcome seen = end_by([] {
-    std::thread([] { usleep(20'000); }).detach();
-    pthread_exit(nullptr);
-  }, 0);
+  const outcome seen = end_by(
+      [] {
+        std::thread([] { usleep(20'000); }).detach();
+        pthread_exit(nullptr);
+      },
+      0);
   CHECK_EXITED(seen.status, 0);
   CHECK_EQ(seen.said, "AD");
 }
@@ -204,9 +218,7 @@ CASE(others_run_on_while_handlers_run) {
 
 CASE(threads_make_threads_and_locks_in_exit_handlers) {
   const outcome seen = end_by([] {
-    atexit([] {
-      std::thread([] { say_at_exit("T"); }).join();
-    });
+    atexit([] { std::thread([] { say_at_exit("T"); }).join(); });
     std::thread([] { exit(0); }).join();
   });
   CHECK_EXITED(seen.status, 0);

@@ -62,22 +62,26 @@ class raw_thread {
  public:
   template <class Body>
   explicit raw_thread(Body& body) {
-    char* const block = static_cast<char*>(mmap(nullptr, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    char* const block = static_cast<char*>(
+        mmap(nullptr, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     void* const tcb = _dl_allocate_tls(block + 32768);
     CHECK(tcb != nullptr);
     static_cast<void**>(tcb)[0] = tcb;
     static_cast<void**>(tcb)[2] = tcb;
-    uintptr_t* const words = static_cast<uintptr_t*>(tcb);  // multiple_threads, stack guard, pointer guard
+    uintptr_t* const words =
+        static_cast<uintptr_t*>(tcb);  // multiple_threads, stack guard, pointer guard
     asm("mov %%fs:0x18, %0" : "=r"(words[3]));
     asm("mov %%fs:0x28, %0" : "=r"(words[5]));
     asm("mov %%fs:0x30, %0" : "=r"(words[6]));
-    const int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_SETTLS |
-                      CLONE_CHILD_CLEARTID;
-    MUST(clone([](void* argument) {
-      (*static_cast<Body*>(argument))();
-      syscall(SYS_exit, 0);
-      return 0;
-    }, stack_top(), flags, &body, nullptr, tcb, &done_));
+    const int flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD |
+                      CLONE_SYSVSEM | CLONE_SETTLS | CLONE_CHILD_CLEARTID;
+    MUST(clone(
+        [](void* argument) {
+          (*static_cast<Body*>(argument))();
+          syscall(SYS_exit, 0);
+          return 0;
+        },
+        stack_top(), flags, &body, nullptr, tcb, &done_));
   }
   ~raw_thread() {
     eventually([this] { return __atomic_load_n(&done_, __ATOMIC_ACQUIRE) == 0; });
@@ -112,10 +116,12 @@ CASE(the_system_call_clone_like_fork) {
 
 CASE(clone_like_vfork) {
   const auto check = [] {
-    const int child = clone([](void*) {
-      execl("/bin/sh", "sh", "-c", "exit 3", nullptr);
-      return 9;
-    }, stack_top(), CLONE_VM | CLONE_VFORK | SIGCHLD, nullptr);
+    const int child = clone(
+        [](void*) {
+          execl("/bin/sh", "sh", "-c", "exit 3", nullptr);
+          return 9;
+        },
+        stack_top(), CLONE_VM | CLONE_VFORK | SIGCHLD, nullptr);
     CHECK(child > 0);
     CHECK_EXITED(wait_for(child), 3);
   };

@@ -105,7 +105,8 @@ void child_works() {
 std::string read_all(int fd) {
   std::string all;
   char buffer[256];
-  for (ssize_t n; (n = read(fd, buffer, sizeof buffer)) > 0;) all.append(buffer, static_cast<size_t>(n));
+  for (ssize_t n; (n = read(fd, buffer, sizeof buffer)) > 0;)
+    all.append(buffer, static_cast<size_t>(n));
   return all;
 }
 
@@ -148,10 +149,11 @@ CASE(a_vfork_parent_does_not_wait_for_other_children) {
     std::vector<pid_t> idle;
     std::atomic<bool> end = false;
     std::thread forker([&] {
-      while (!end && idle.size() < 20) idle.push_back(start_child([&] {
-        char byte;
-        if (read(silent.a, &byte, 1) != 1) _exit(0);
-      }));
+      while (!end && idle.size() < 20)
+        idle.push_back(start_child([&] {
+          char byte;
+          if (read(silent.a, &byte, 1) != 1) _exit(0);
+        }));
     });
     for (int i = 0; i < 20; ++i) {
       const pid_t child = vfork_true();
@@ -262,24 +264,25 @@ CASE(handlers_work_in_the_child_and_in_its_threads) {
   MUST(sigaction(SIGUSR1, &action, nullptr));
   std::thread([] {
     CHECK_EXITED(in_child([] {
-      came = 0;
-      MUST(raise(SIGUSR1));
-      CHECK_EQ(came.load(), 1);
-      std::thread([] { CHECK_EQ(raise(SIGUSR1), 0); }).join();
-      MUST(kill(getpid(), SIGUSR1));
-      CHECK_EQ(came.load(), 3);
-      sigset_t set;
-      sigemptyset(&set);
-      sigaddset(&set, SIGUSR2);
-      CHECK_EQ(pthread_sigmask(SIG_BLOCK, &set, nullptr), 0);
-      std::thread waiter([&] {
-        int number = 0;
-        CHECK_EQ(sigwait(&set, &number), 0);
-        CHECK_EQ(number, SIGUSR2);
-      });
-      MUST(kill(getpid(), SIGUSR2));
-      waiter.join();
-    }), 0);
+                   came = 0;
+                   MUST(raise(SIGUSR1));
+                   CHECK_EQ(came.load(), 1);
+                   std::thread([] { CHECK_EQ(raise(SIGUSR1), 0); }).join();
+                   MUST(kill(getpid(), SIGUSR1));
+                   CHECK_EQ(came.load(), 3);
+                   sigset_t set;
+                   sigemptyset(&set);
+                   sigaddset(&set, SIGUSR2);
+                   CHECK_EQ(pthread_sigmask(SIG_BLOCK, &set, nullptr), 0);
+                   std::thread waiter([&] {
+                     int number = 0;
+                     CHECK_EQ(sigwait(&set, &number), 0);
+                     CHECK_EQ(number, SIGUSR2);
+                   });
+                   MUST(kill(getpid(), SIGUSR2));
+                   waiter.join();
+                 }),
+                 0);
   }).join();
 }
 

@@ -67,17 +67,22 @@ class crowd_of_others {
     });
     threads_.emplace_back([this] {
       char byte;
-      while (syscall(SYS_recvfrom, static_cast<int>(silent_.a), &byte, 1, 0, nullptr, nullptr) < 0) CHECK_EQ(errno, EINTR);
+      while (syscall(SYS_recvfrom, static_cast<int>(silent_.a), &byte, 1, 0, nullptr, nullptr) < 0)
+        CHECK_EQ(errno, EINTR);
     });
     pthread_attr_t attributes;
     MUST(pthread_attr_init(&attributes));
     cpu_set_t cpus;
     MUST(sched_getaffinity(0, sizeof cpus, &cpus));
     MUST(pthread_attr_setaffinity_np(&attributes, sizeof cpus, &cpus));
-    CHECK_EQ(pthread_create(&pinned_, &attributes, [](void* self) -> void* {
-      CHECK_EQ(read_up_to(static_cast<crowd_of_others*>(self)->silent_.a, 1), "");
-      return nullptr;
-    }, this), 0);
+    CHECK_EQ(pthread_create(
+                 &pinned_, &attributes,
+                 [](void* self) -> void* {
+                   CHECK_EQ(read_up_to(static_cast<crowd_of_others*>(self)->silent_.a, 1), "");
+                   return nullptr;
+                 },
+                 this),
+             0);
     let_it_block();
   }
   ~crowd_of_others() {
@@ -101,9 +106,10 @@ void as_root_in_child(Body body) {
     return;
   }
   CHECK_EXITED(in_child([&] {
-    crowd_of_others others;
-    body();
-  }), 0);
+                 crowd_of_others others;
+                 body();
+               }),
+               0);
 }
 
 }  // namespace
@@ -196,10 +202,11 @@ CASE(a_forked_child_changes_itself_alone) {
   as_root_in_child([] {
     std::thread([] {
       CHECK_EXITED(in_child([] {
-        MUST(setuid(kId));
-        check_tasks("Uid:", four(kId));
-        std::thread([] { check_tasks("Uid:", four(kId)); }).join();
-      }), 0);
+                     MUST(setuid(kId));
+                     check_tasks("Uid:", four(kId));
+                     std::thread([] { check_tasks("Uid:", four(kId)); }).join();
+                   }),
+                   0);
     }).join();
     check_tasks("Uid:", four(0));
   });

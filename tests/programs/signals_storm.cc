@@ -57,7 +57,8 @@ CASE(ten_thousand_signals_during_an_exchange_of_messages) {
   };
   install(SIGRTMIN, note, SA_RESTART);
   install(SIGRTMIN + 1, note, 0);
-  install(SIGUSR1, [](int, siginfo_t*, void*) { ++standard; }, 0);
+  install(
+      SIGUSR1, [](int, siginfo_t*, void*) { ++standard; }, 0);
 
   fd_pair pairs[kPairs];
   for (fd_pair& pair : pairs) pair = unix_pair();
@@ -70,7 +71,8 @@ CASE(ten_thousand_signals_during_an_exchange_of_messages) {
       me = 2 * i;
       ++ready;
       char text[8];
-      while (receive(pairs[i].a, text, sizeof text) == sizeof text) send_all(pairs[i].a, text, sizeof text);
+      while (receive(pairs[i].a, text, sizeof text) == sizeof text)
+        send_all(pairs[i].a, text, sizeof text);
     });
     threads.emplace_back([&, i] {  // asks
       me = 2 * i + 1;
@@ -96,7 +98,8 @@ CASE(ten_thousand_signals_during_an_exchange_of_messages) {
     const pthread_t thread = threads[static_cast<size_t>(target)].native_handle();
     const int number = SIGRTMIN + static_cast<int>(random() % 2);
     int error;
-    while ((error = pthread_sigqueue(thread, number, sigval{.sival_int = target})) == EAGAIN) sched_yield();
+    while ((error = pthread_sigqueue(thread, number, sigval{.sival_int = target})) == EAGAIN)
+      sched_yield();
     CHECK_EQ(error, 0);
     ++sent[target];
     if (i % 10 == 0) CHECK_EQ(pthread_kill(thread, SIGUSR1), 0);
@@ -109,8 +112,8 @@ CASE(ten_thousand_signals_during_an_exchange_of_messages) {
   CHECK_EQ(misdirected.load(), 0);
   CHECK(standard > 0);
   CHECK(standard <= kSignals / 10 + kSignals / 100);
-  dprintf(STDOUT_FILENO, "  %d signals, %ld messages, %d of SIGUSR1 handled\n", kSignals, messages.load(),
-          standard.load());
+  dprintf(STDOUT_FILENO, "  %d signals, %ld messages, %d of SIGUSR1 handled\n", kSignals,
+          messages.load(), standard.load());
 }
 
 int main(int argc, char** argv) { return run_cases(argc, argv); }
