@@ -22,7 +22,7 @@ bool have_membarrier = false;
 
 constexpr uint32_t kStray = 1u << 31;                     // in assigned_: a fiber to run, no worker
 constexpr uint32_t kStrayRuns = 16;                       // resumes without a worker, once demoted
-constexpr int64_t kLossesWithin = kSecond;                // two losses so close together demote
+constexpr uint32_t kLossesWithin = 1000;                  // milliseconds: two losses so close together demote
 constexpr int64_t kShortRun = kMillisecond;               // a stray run below it counts as no burst
 constexpr uint64_t kSwitchesPerLook = 32;                 // how often a busy carrier reads the clock
 constexpr int64_t kLookEvery = kMillisecond / 2;          // and looks at timers and epoll
@@ -145,7 +145,7 @@ bool Carrier::enter_slow() noexcept {
 void Carrier::note_loss() noexcept {
   Fiber* fiber = running;
   if (fiber == nullptr || fiber->is_main || !Carriers::demotes) return;
-  const int64_t time = now();
+  const uint32_t time = static_cast<uint32_t>(now() / kMillisecond) | 1;
   if (fiber->lost_at != 0 && time - fiber->lost_at < kLossesWithin) fiber->stray_runs = kStrayRuns;
   fiber->lost_at = time;
 }
@@ -331,9 +331,15 @@ Fiber* Carrier::find_work() noexcept {
   for (;;) {
     if (w.poll_due.load(std::memory_order_relaxed)) {
       w.poll_due.store(false, std::memory_order_relaxed);
+      // A worker that had to be taken from a stuck fiber: where one blocks, those behind it may do so too, one after
+      // another, and what is due by now would come after all of them.
+      FiberList behind;
+      if (took_over_) behind.take_all(w.local);
+      took_over_ = false;
       w.now = now();
       w.timers.fire(w.now);
       w.reactor.poll(0, w.now);
+      w.local.take_all(behind);
       ++counters.epoll_waits;
     }
     if (Fiber* fiber = next_ready()) return fiber;
@@ -387,6 +393,7 @@ bool Carrier::wait_as_spare() noexcept {
   worker = &workers::all[(what & ~kStray) - 1];
   assigned_.store(0, std::memory_order_release);
   owns = (what & kStray) == 0;
+  took_over_ = owns;
   if (owns) worker->poll_due.store(true, std::memory_order_relaxed);
   return true;
 }

@@ -134,6 +134,7 @@ class alignas(64) Carrier {
   std::atomic<uint32_t> assigned_{0};  // futex: kStray | 1 + index of the worker it is to run; 0 while spare
   Fiber* stray_ = nullptr;             // with kStray: what to run, without the worker
   int64_t stray_since_ = 0;            // when it was started
+  bool took_over_ = false;             // the worker was another carrier's a moment ago
   Carrier* next_spare_ = nullptr;
   bool keeps_thread_ = false;          // the process's first thread
 };

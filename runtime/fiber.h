@@ -100,7 +100,7 @@ struct Fiber : Parker {
 
   // Demotion (carrier.h).
   uint32_t stray_runs = 0;  // so many of its next resumes are without a worker
-  int64_t lost_at = 0;      // when its worker was last taken away
+  uint32_t lost_at = 0;     // when its worker was last taken away, in milliseconds; 0: never
 };
 
 // What weft knows of the running thread; one per TLS block, zero where weft has never been.

@@ -62,6 +62,7 @@ const char* bring_up() noexcept {
   if (!abi::probe(&why)) return why;
   carriers::prepare_membarrier();
   carriers::set_limit(options.max_carriers);
+  carriers::set_idle_time(options.carrier_idle_ns);
   carriers::set_demotion(options.force_handoffs != 1 && options.force_handoffs != 3);
   carriers::set_give_away_always(options.force_handoffs == 3);
   const uint32_t n = default_workers();
@@ -95,6 +96,7 @@ void read_environment() noexcept {
   options.handoff_threshold_ns = number_in("WEFT_HANDOFF_THRESHOLD_US", 2000) * kMicrosecond;
   options.max_carriers = static_cast<uint32_t>(number_in("WEFT_MAX_CARRIERS", 0));
   if (const char* list = getenv("WEFT_NATIVE_THREADS_FROM"); list != nullptr) options.native_threads_from = list;
+  options.carrier_idle_ns = number_in("WEFT_CARRIER_IDLE_MS", 10'000) * kMillisecond;
   options.log_handoffs = number_in("WEFT_LOG_HANDOFFS", 0) != 0;
   options.force_handoffs = static_cast<uint32_t>(number_in("WEFT_FORCE_HANDOFFS", 0));
   options.stats = number_in("WEFT_STATS", 0) != 0;

@@ -20,6 +20,7 @@ struct Options {
   const char* native_threads_from = "";  // names of libraries, with colons between them (hook/native_threads.cc)
   bool stats = false;
   bool log_handoffs = false;       // a line on stderr for each place where a worker had to be taken away
+  int64_t carrier_idle_ns = 10'000'000'000;  // after how long the kernel thread of a spare ends
   // For tests.  1: the monitor takes workers away all the time; 2: and hogs are demoted; 3: and carriers give their
   // worker away at every resume.
   uint32_t force_handoffs = 0;
@@ -27,7 +28,7 @@ struct Options {
 extern Options options;
 
 // Reads WEFT_WORKERS, WEFT_STACK_SIZE, WEFT_HANDOFF_THRESHOLD_US, WEFT_MAX_CARRIERS,
-// WEFT_NATIVE_THREADS_FROM, WEFT_STATS, WEFT_LOG_HANDOFFS, WEFT_FORCE_HANDOFFS.  Once, by the library constructor.
+// WEFT_NATIVE_THREADS_FROM, WEFT_STATS, WEFT_LOG_HANDOFFS, WEFT_CARRIER_IDLE_MS, WEFT_FORCE_HANDOFFS.  Once, by the library constructor.
 void read_environment() noexcept;
 
 // Makes the calling thread the main fiber and everything else exist.  False: stays native.  Called once, by a

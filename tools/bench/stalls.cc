@@ -91,7 +91,7 @@ void join(Threads& threads) {
 
 volatile unsigned long sink;
 
-// A second of work as measured alone, so that native and weft do the same.
+// So much work as takes so long when nothing else runs.
 unsigned long calibrated(double ms) {
   constexpr unsigned long kLoops = 20'000'000;
   double best = 1e9;
@@ -234,8 +234,6 @@ void hogs() {
   for (int i = 0; i < 3; ++i) threads.emplace_back([loops] { compute(loops); });
   join(threads);
   const double took = now_ms() - begin;
-  const double worst = tickers.worst_ms();
-  (void)worst;
   print("hogs", took, &tickers);
   tickers.finish();
 }
