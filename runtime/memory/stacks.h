@@ -32,7 +32,7 @@ struct Stack {
 namespace stacks {
 
 // Room in every slot for the record of whoever owns the stack, in a page that is resident anyway.
-constexpr size_t kOwnerRoom = 256;
+constexpr size_t kOwnerRoom = 320;
 void* owner_room(const Stack& stack) noexcept;
 
 // A stack of at least `size` bytes (TLS block and TCB inside, as natively) above a guard of `guard` bytes, with
