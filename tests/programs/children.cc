@@ -62,7 +62,7 @@ CASE(fifty_threads_each_wait_for_their_own_child) {
     CHECK_EQ(WEXITSTATUS(status), i % 64);
   }, 50);
   for (auto& child : all) child.end();
-  crowd.join("waitpid(pid), waitid");
+  crowd.join("waitpid(pid), waitid", kSpawning);
   CHECK_ERRNO(waitpid(all[0].pid, nullptr, 0), ECHILD);
 }
 
@@ -81,7 +81,7 @@ CASE(a_hundred_threads_wait_for_any_child) {
     }
   });
   for (auto& child : all) child.end();
-  crowd.join("wait");
+  crowd.join("wait", kSpawning);
   CHECK_EQ(reaped.load(), 50);
   CHECK_EQ(none.load(), 50);
 }
