@@ -13,6 +13,7 @@
 #include "runtime/sync/futex.h"
 
 #include <cerrno>
+#include <cstring>
 
 #include "hook/object_wait.h"
 #include "hook/shared_memory.h"
@@ -104,6 +105,96 @@ long fork_by_clone(long flags, long parent_tid, long child_tid, long tls) noexce
   return minus_one(child);
 }
 
+template <class T>
+T* pointer(long word) noexcept {
+  return reinterpret_cast<T*>(word);
+}
+
+// The kernel's mask argument is given to libc's call, which has the same first 64 bits in a larger type.
+struct WideMask {
+  explicit WideMask(const void* kernel_mask) noexcept : is_given(kernel_mask != nullptr) {
+    sigemptyset(&mask);
+    if (is_given) memcpy(&mask, kernel_mask, sizeof(uint64_t));
+  }
+  const sigset_t* get() const noexcept { return is_given ? &mask : nullptr; }
+  bool is_given;
+  sigset_t mask;
+};
+
+// Numbers of calls that may block, or that the table of descriptors must hear of.  False: not one of them.
+bool serve_by_hook(long number, long a, long b, long c, long d, long e, long f, long& result) {
+  const int fd = static_cast<int>(a);
+  const auto size = static_cast<size_t>(c);
+  const int flags = static_cast<int>(d);
+  switch (number) {
+    case SYS_read: result = read(fd, pointer<void>(b), size); return true;
+    case SYS_write: result = write(fd, pointer<void>(b), size); return true;
+    case SYS_readv: result = readv(fd, pointer<iovec>(b), static_cast<int>(c)); return true;
+    case SYS_writev: result = writev(fd, pointer<iovec>(b), static_cast<int>(c)); return true;
+    case SYS_recvfrom: result = recvfrom(fd, pointer<void>(b), size, flags, pointer<sockaddr>(e), pointer<socklen_t>(f)); return true;
+    case SYS_sendto: result = sendto(fd, pointer<void>(b), size, flags, pointer<sockaddr>(e), static_cast<socklen_t>(f)); return true;
+    case SYS_recvmsg: result = recvmsg(fd, pointer<msghdr>(b), static_cast<int>(c)); return true;
+    case SYS_sendmsg: result = sendmsg(fd, pointer<msghdr>(b), static_cast<int>(c)); return true;
+    case SYS_recvmmsg: result = recvmmsg(fd, pointer<mmsghdr>(b), static_cast<unsigned>(c), flags, pointer<timespec>(e)); return true;
+    case SYS_sendmmsg: result = sendmmsg(fd, pointer<mmsghdr>(b), static_cast<unsigned>(c), flags); return true;
+    case SYS_accept: result = accept(fd, pointer<sockaddr>(b), pointer<socklen_t>(c)); return true;
+    case SYS_accept4: result = accept4(fd, pointer<sockaddr>(b), pointer<socklen_t>(c), flags); return true;
+    case SYS_connect: result = connect(fd, pointer<sockaddr>(b), static_cast<socklen_t>(c)); return true;
+    case SYS_poll: result = poll(pointer<pollfd>(a), static_cast<nfds_t>(b), static_cast<int>(c)); return true;
+    case SYS_ppoll: {
+      const WideMask mask(pointer<void>(d));
+      result = ppoll(pointer<pollfd>(a), static_cast<nfds_t>(b), pointer<timespec>(c), mask.get());
+      return true;
+    }
+    case SYS_select: result = select(fd, pointer<fd_set>(b), pointer<fd_set>(c), pointer<fd_set>(d), pointer<timeval>(e)); return true;
+    case SYS_epoll_wait: result = epoll_wait(fd, pointer<epoll_event>(b), static_cast<int>(c), flags); return true;
+    case SYS_epoll_pwait: {
+      const WideMask mask(pointer<void>(e));
+      result = epoll_pwait(fd, pointer<epoll_event>(b), static_cast<int>(c), flags, mask.get());
+      return true;
+    }
+    case SYS_nanosleep: result = nanosleep(pointer<timespec>(a), pointer<timespec>(b)); return true;
+    case SYS_clock_nanosleep:
+      result = minus_one(-clock_nanosleep(static_cast<clockid_t>(a), static_cast<int>(b), pointer<timespec>(c), pointer<timespec>(d)));
+      return true;
+    case SYS_pause: result = pause(); return true;
+    case SYS_wait4: result = wait4(static_cast<pid_t>(a), pointer<int>(b), static_cast<int>(c), pointer<rusage>(d)); return true;
+    case SYS_waitid:
+      if (e != 0) return false;  // libc's call has no rusage
+      result = waitid(static_cast<idtype_t>(a), static_cast<id_t>(b), pointer<siginfo_t>(c), flags);
+      return true;
+    case SYS_close: result = close(fd); return true;
+    case SYS_dup: result = dup(fd); return true;
+    case SYS_dup2: result = dup2(fd, static_cast<int>(b)); return true;
+    case SYS_dup3: result = dup3(fd, static_cast<int>(b), static_cast<int>(c)); return true;
+    case SYS_close_range: result = close_range(static_cast<unsigned>(a), static_cast<unsigned>(b), static_cast<int>(c)); return true;
+    case SYS_fcntl: result = fcntl(fd, static_cast<int>(b), c); return true;
+    case SYS_socket: result = socket(fd, static_cast<int>(b), static_cast<int>(c)); return true;
+    default: return false;
+  }
+}
+
+// Apart, so that the pass-through below needs no frame.
+__attribute__((noinline)) long serve_or_pass(long number, long a, long b, long c, long d, long e, long f) {
+  long result;
+  if (serve_by_hook(number, a, b, c, d, e, f, result)) return result;
+  return real_syscall()(number, a, b, c, d, e, f);
+}
+
+// Those of serve_by_hook(): not clone and vfork, which need the program's own frame.
+bool has_hook(long number) noexcept {
+  switch (number) {
+    case SYS_read: case SYS_write: case SYS_readv: case SYS_writev: case SYS_recvfrom: case SYS_sendto: case SYS_recvmsg:
+    case SYS_sendmsg: case SYS_recvmmsg: case SYS_sendmmsg: case SYS_accept: case SYS_accept4: case SYS_connect:
+    case SYS_poll: case SYS_ppoll: case SYS_select: case SYS_epoll_wait: case SYS_epoll_pwait: case SYS_nanosleep:
+    case SYS_clock_nanosleep: case SYS_pause: case SYS_wait4: case SYS_waitid: case SYS_close: case SYS_dup:
+    case SYS_dup2: case SYS_dup3: case SYS_close_range: case SYS_fcntl: case SYS_socket:
+      return true;
+    default:
+      return false;
+  }
+}
+
 }  // namespace
 
 // Not declared as the variadic function that it is called as: a variadic call of it passes its arguments in the same
@@ -136,6 +227,7 @@ long hooked_syscall(long number, long a, long b, long c, long d, long e, long f)
     case SYS_tgkill:
       return tgkill(static_cast<pid_t>(a), static_cast<pid_t>(b), static_cast<int>(c));
     default:
+      if (has_hook(number) && on_fiber()) return serve_or_pass(number, a, b, c, d, e, f);
       break;
   }
   return real_syscall()(number, a, b, c, d, e, f);

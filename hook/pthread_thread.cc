@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "hook/gate.h"
+#include "hook/inside_libc.h"
 #include "hook/native_threads.h"
 #include "runtime/carrier.h"
 #include "runtime/park.h"
@@ -121,6 +122,7 @@ void main_ended() { threads::end_current(); }
 WEFT_HOOK int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*start)(void*),
                              void* argument) noexcept {
   ensure_loaded();
+  if (self.busy == 0) inside_libc::enter();
   if (self.busy != 0 || (attributes != nullptr && needs_kernel_thread(attributes)) ||
       makes_native_threads(__builtin_return_address(0)) || !runtime::start())
     return real::pthread_create(thread, attributes, start, argument);

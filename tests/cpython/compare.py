@@ -16,11 +16,13 @@ MODULES = ["test_thread", "test_threading", "test_threading_local", "test_thread
            "test_socketserver", "test_select", "test_poll"]
 
 
-def run(prefix, python, modules, timeout):
+def run(prefix, python, modules, timeout, ignored):
     """Outcome by test name: passed, failed, skipped."""
     with tempfile.TemporaryDirectory() as folder:
         report = os.path.join(folder, "report.xml")
         command = [*prefix, python, "-m", "test", "-u", "network", "--junit-xml", report, *modules]
+        for pattern in ignored:
+            command += ["-i", pattern]
         done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                               timeout=timeout, check=False, stdin=subprocess.DEVNULL)
         if not os.path.exists(report):
@@ -39,13 +41,15 @@ def main():
     parser.add_argument("--weft", default=os.path.join(os.path.dirname(__file__), "../../build/bin/weft"))
     parser.add_argument("--python", default="/usr/bin/python3")
     parser.add_argument("--workers", help="as weft run --workers")
+    parser.add_argument("--ignore", action="append", default=[], metavar="PATTERN",
+                        help="tests not to run (where a machine lacks something and a test waits for it natively)")
     parser.add_argument("--timeout", type=int, default=900)
     arguments = parser.parse_args()
     options = ["--workers", arguments.workers] if arguments.workers else []
     modules = arguments.modules or MODULES
-    native, _ = run([], arguments.python, modules, arguments.timeout)
+    native, _ = run([], arguments.python, modules, arguments.timeout, arguments.ignore)
     weft, output = run([os.path.abspath(arguments.weft), "run", *options, "--"], arguments.python, modules,
-                       arguments.timeout)
+                       arguments.timeout, arguments.ignore)
     lost = sorted(name for name, outcome in native.items() if outcome == "passed" and weft.get(name) != "passed")
     for label, outcomes in (("natively", native), ("under weft", weft)):
         counts = {kind: sum(1 for o in outcomes.values() if o == kind) for kind in ("passed", "failed", "skipped")}
