@@ -156,7 +156,13 @@ bool has_work(const Worker& w, int64_t time) noexcept {
   return w.ready() != 0 || w.timers.next() <= time || w.reactor.registered() != 0;
 }
 
-// One is kept in stock from the first handoff on, since where one fiber blocks the next may do so too.
+// Handoffs that came one upon the other.  A few are chance (a fault, a busy machine) and must not cost kernel threads;
+// from here on they are a burst: where one fiber after another blocks, the next will too.
+constexpr uint32_t kManyHandoffs = 4;
+uint32_t in_a_row = 0;
+int64_t last_handoff = 0;
+
+// In a burst one spare is kept in stock.
 void restock() noexcept {
   if (carriers::spares() + carriers::newborns() == 0 && carriers::create(nullptr) == nullptr &&
       carriers::spares() + carriers::newborns() == 0)
@@ -200,7 +206,10 @@ bool hand_over(Worker& w, Carrier* from, uint64_t stay) noexcept {
   carriers::hand_over(w, to);
   carriers::release(w);
   handoff_count.fetch_add(1, std::memory_order_relaxed);
-  restock();
+  const int64_t time = now();
+  in_a_row = time - last_handoff < kBurst ? in_a_row + 1 : 1;
+  last_handoff = time;
+  if (in_a_row >= kManyHandoffs) restock();
   if (options.sites && !options.force) note_handoff(from);
   return true;
 }
@@ -242,7 +251,7 @@ Look look_at(Worker& w, int64_t time, bool burst) noexcept {
 class Tick {
  public:
   void after(Look look, int64_t time) noexcept {
-    if (look == Look::kHandedOver) burst_until_ = time + kBurst;
+    if (look == Look::kHandedOver && in_a_row >= kManyHandoffs) burst_until_ = time + kBurst;
     if (time < burst_until_)
       length_ = kShortTick;
     else if (look != Look::kFine || length_ < kTick)
