@@ -215,7 +215,7 @@ void Carrier::start(Fiber* fiber) noexcept {
   fiber->carrier = this;
   fiber->worker = worker;
   running = fiber;
-  if (!fiber->is_main) abi::install_malloc_words(fiber->stack.tcb, malloc_words);
+  if (!fiber->is_main && !fiber->own_cache) abi::install_malloc_words(fiber->stack.tcb, malloc_words);
   if (++counters.switches % kSwitchesPerLook == 0 && owns && now() - worker->now >= kLookEvery)
     worker->poll_due.store(true, std::memory_order_relaxed);
   if (kernel_mask != signals::wanted_kernel_mask.load(std::memory_order_relaxed)) [[unlikely]]
@@ -256,10 +256,17 @@ Fiber* Carrier::next_ready() noexcept {
 void Carrier::switch_away(Fiber* fiber, After after) noexcept {
   Carrier* c = fiber->carrier;
   Fiber* next = nullptr;
+  // In an asynchronous handler the program may be inside malloc, with this carrier's cache in its hands: the fiber keeps
+  // the cache for good, and the carrier gets another one.
+  const bool takes_cache = fiber->async_handlers != 0 && !fiber->own_cache && !fiber->is_main;
+  if (takes_cache) [[unlikely]] {
+    fiber->own_cache = true;
+    c->cache_given_ = true;
+  }
   if (!c->enter()) {
     workers::nudge(*c->worker);  // it may be asleep past the deadline that the fiber has just armed there
     if (c->stray_since_ != 0) c->end_stray_run(fiber);
-  } else if (!c->worker->poll_due.load(std::memory_order_relaxed)) {
+  } else if (!c->worker->poll_due.load(std::memory_order_relaxed) && !takes_cache) {
     next = c->next_ready();
     if (next == nullptr && after == After::kYield) {
       c->leave();
@@ -303,6 +310,8 @@ void Carrier::settle() noexcept {
       threads::finish(fiber);
       break;
   }
+  if (!mail.empty()) [[unlikely]]
+    signals::sort_mail(this);
 }
 
 // --- the loop -----------------------------------------------------------------------------------------------
@@ -311,6 +320,10 @@ void Carrier::loop() noexcept {
   for (;;) {
     running = nullptr;
     settle();
+    if (cache_given_) [[unlikely]] {
+      malloc_words = abi::fresh_malloc_words();
+      cache_given_ = false;
+    }
     if (!owns && !wait_as_spare()) return;
     Fiber* fiber = stray_;
     if (fiber != nullptr) {
@@ -329,6 +342,8 @@ void Carrier::loop() noexcept {
 Fiber* Carrier::find_work() noexcept {
   Worker& w = *worker;
   for (;;) {
+    if (!mail.empty()) [[unlikely]]
+      signals::sort_mail(this);
     if (w.poll_due.load(std::memory_order_relaxed)) {
       w.poll_due.store(false, std::memory_order_relaxed);
       // A worker that had to be taken from a stuck fiber: where one blocks, those behind it may do so too, one after
@@ -379,6 +394,10 @@ Fiber* Carrier::sleep() noexcept {
 // Until there is something to do.  False: there was nothing for so long that the kernel thread is to end.
 bool Carrier::wait_as_spare() noexcept {
   if (assigned_.load(std::memory_order_acquire) == 0) {
+    // A signal that came here while it waits would find nobody to sort it.
+    masked.store(true, std::memory_order_seq_cst);
+    signals::block_all_for(this);
+    if (!mail.empty()) signals::sort_mail(this);
     carriers::put_spare(this);
     if (newborn.exchange(false, std::memory_order_acq_rel)) Carriers::newborns.fetch_sub(1, std::memory_order_relaxed);
     bool may_end = !keeps_thread_;
@@ -388,6 +407,8 @@ bool Carrier::wait_as_spare() noexcept {
       if (Carriers::retire(this)) return false;
       may_end = false;
     }
+    masked.store(false, std::memory_order_seq_cst);
+    signals::apply_kernel_mask(this);
   }
   const uint32_t what = assigned_.load(std::memory_order_acquire);
   worker = &workers::all[(what & ~kStray) - 1];

@@ -72,6 +72,33 @@ struct Counters {
   uint64_t parks[static_cast<size_t>(Reason::kCount)] = {};
 };
 
+// Signals that interrupted the runtime's own code on this carrier, as they came.  Written by the trampoline (which does
+// not nest) and read at safe points, both on the carrier's kernel thread: no lock, only the compiler is held back.
+struct SignalMail {
+  static constexpr uint32_t kRoom = 8;
+  struct Letter {
+    int signal;
+    siginfo_t info;
+  };
+  bool empty() const noexcept {
+    return read == written.load(std::memory_order_relaxed) && without_info.load(std::memory_order_relaxed) == 0;
+  }
+  void put(int signal, const siginfo_t& info) noexcept {
+    const uint32_t n = written.load(std::memory_order_relaxed);
+    if (n - read == kRoom) {
+      without_info.fetch_or(1ULL << (signal - 1), std::memory_order_relaxed);
+      return;
+    }
+    letters[n % kRoom] = {signal, info};
+    std::atomic_signal_fence(std::memory_order_release);
+    written.store(n + 1, std::memory_order_relaxed);
+  }
+  std::atomic<uint32_t> written{0};
+  volatile uint32_t read = 0;
+  std::atomic<uint64_t> without_info{0};
+  Letter letters[kRoom];
+};
+
 class alignas(64) Carrier {
  public:
   static constexpr uint64_t kInProgram = 1;
@@ -106,6 +133,8 @@ class alignas(64) Carrier {
   std::atomic<bool> sampled{false};  // the next kick tells the monitor where the program is
   uint64_t kernel_mask = 0;       // the signal mask that the kernel has for it (signals.h)
   void* alternate_stack = nullptr;  // the kernel's record of sigaltstack
+  SignalMail mail;
+  std::atomic<bool> masked{false};  // a waiting spare: it blocks all signals but the private one
   pthread_t thread = 0;
   Context context;                // of the loop
   Stack stack;                    // of the loop, when the carrier is the process's first thread
@@ -129,6 +158,7 @@ class alignas(64) Carrier {
   bool send_away(Fiber* fiber) noexcept;
   friend void about_to_block() noexcept;
 
+  bool cache_given_ = false;  // its malloc cache went with a fiber: the loop makes another
   After after_ = After::kNothing;
   Fiber* left_ = nullptr;
   std::atomic<uint32_t> assigned_{0};  // futex: kStray | 1 + index of the worker it is to run; 0 while spare

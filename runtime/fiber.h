@@ -82,6 +82,8 @@ struct Fiber : Parker {
   bool exited_by_call = false;    // pthread_exit gave `result`
   bool is_main = false;
   bool on_native_stack = false;  // main: stack and TCB are the process's own
+  bool own_cache = false;        // malloc's two words stay with it (it parked in an asynchronous handler)
+  uint8_t async_handlers = 0;    // of these it runs now
   bool interrupted = false;      // signals: a handler without SA_RESTART ran since the last handle_pending()
   Parker* joiner = nullptr;       // who waits for the end, while `exit` says kJoining
   uint64_t joiner_stamp = 0;

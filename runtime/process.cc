@@ -57,6 +57,7 @@ void after_fork_in_child() noexcept {
     Fiber* survivor = self.fiber;
     stacks::after_fork();
     fibers::after_fork();
+    descriptors::reset_after_fork();  // its locks first: closing the reactors takes one
     for (uint32_t i = 0; i < workers::count; ++i) {
       Worker& w = workers::all[i];
       w.owner.store(nullptr, std::memory_order_relaxed);
@@ -77,7 +78,6 @@ void after_fork_in_child() noexcept {
     lot::reset_after_fork();
     broadcast.calling.store(0, std::memory_order_relaxed);
     broadcast.target.store(0, std::memory_order_relaxed);
-    descriptors::reset_after_fork();
     signals::reset_after_fork(survivor);
     fibers::forget_all();
     threads::forget_all_but_caller();

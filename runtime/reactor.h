@@ -34,6 +34,7 @@ class Reactor {
   // Waits at most wait_ns (Deadline::kNever: for ever; 0: not at all) and wakes whoever is concerned.
   void poll(int64_t wait_ns, int64_t now) noexcept;
   void nudge() noexcept;  // any thread: ends a poll
+  void poke() noexcept;   // the same from a signal handler: no lock
   uint32_t registered() const noexcept { return registered_.load(std::memory_order_relaxed); }
   // How many FdWaiters are armed at descriptors that are registered here.
   uint32_t waiters() const noexcept { return waiters_.load(std::memory_order_relaxed); }

@@ -182,6 +182,12 @@ void Reactor::nudge() noexcept {
   sys::write(nudge_.load(std::memory_order_relaxed), &one, sizeof one);
 }
 
+// The number may be given away at this very moment (relocate): then a write goes astray or fails, and the poll ends later.
+void Reactor::poke() noexcept {
+  const uint64_t one = 1;
+  sys::write(nudge_.load(std::memory_order_relaxed), &one, sizeof one);
+}
+
 // --- reactor ------------------------------------------------------------------------------------------------
 
 namespace reactor {

@@ -245,14 +245,16 @@ void set_mask(Fiber* fiber, uint64_t bits) noexcept {
 
 // On the fiber's own stack, not Busy.  Its mask during the handler is not counted: the kernel would have to be told twice
 // for each signal.
-void run_handler(Fiber* fiber, int signal, siginfo_t* info, void* context) {
+void run_handler(Fiber* fiber, int signal, siginfo_t* info, void* context, bool asynchronous) {
   const struct sigaction a = handler_of(signal);
   if (!has_handler(a)) return;
+  if (asynchronous) ++fiber->async_handlers;
   const uint64_t before = fiber->signal_mask.load(std::memory_order_relaxed);
   const uint64_t during = before | to_bits(a.sa_mask) | ((a.sa_flags & SA_NODEFER) != 0 ? 0 : bit(signal));
   fiber->signal_mask.store(during & ~kNeverBlocked, std::memory_order_relaxed);
   ++fiber->handled;
   call(a, signal, info, context);
+  if (asynchronous) --fiber->async_handlers;
   set_mask(fiber, before);
   if ((a.sa_flags & SA_RESTART) == 0) fiber->interrupted = true;
 }
@@ -261,14 +263,19 @@ void run_handler(Fiber* fiber, int signal, siginfo_t* info, void* context) {
 void deliver(Fiber* fiber, void* context) {
   ucontext_t here;
   siginfo_t info;
-  self.signals_waiting.store(false, std::memory_order_seq_cst);
-  while (const int signal = take_deliverable(fiber, info)) {
-    if (context == nullptr) {
-      getcontext(&here);
-      context = &here;
+  const bool asynchronous = context != nullptr;
+  // Once more when something came while this was Quiet: nobody else would look.
+  do {
+    self.signals_waiting.store(false, std::memory_order_seq_cst);
+    if (Carrier* carrier = fiber->carrier; !carrier->mail.empty()) sort_mail(carrier);
+    while (const int signal = take_deliverable(fiber, info)) {
+      if (context == nullptr) {
+        getcontext(&here);
+        context = &here;
+      }
+      run_handler(fiber, signal, &info, context, asynchronous);
     }
-    run_handler(fiber, signal, &info, context);
-  }
+  } while (self.busy == 0 && self.signals_waiting.load(std::memory_order_relaxed));
 }
 
 // --- sending ------------------------------------------------------------------------------------------------
@@ -306,7 +313,8 @@ void act_on_cancellation() {
 void kicked(int, siginfo_t*, void* context) {
   process::take_part();
   const int saved = errno;
-  if (Carrier* carrier = current_carrier(); carrier != nullptr && carrier->kernel_tid == sys::gettid()) {
+  if (Carrier* carrier = current_carrier();
+      carrier != nullptr && !carrier->masked.load(std::memory_order_relaxed) && carrier->kernel_tid == sys::gettid()) {
     // The mask that the kernel puts back when this handler returns.
     carrier->kernel_mask = wanted_kernel_mask.load(std::memory_order_acquire);
     mask_in(context) = carrier->kernel_mask;
@@ -324,10 +332,13 @@ void apply_everywhere() noexcept {
   const Carrier* own = current_carrier();
   for (uint32_t id = 0, n = carriers::count(); id < n; ++id) {
     Carrier* carrier = carriers::at(id);
-    if (carrier == own || carrier->kernel_tid == 0) continue;
+    if (carrier == own || carrier->kernel_tid == 0 || carrier->masked.load(std::memory_order_seq_cst)) continue;
     kick(carrier, 0);
     // It runs the handler as soon as the kernel lets it; bounded for one that is stuck in the kernel.
-    for (int i = 0; i < 10'000 && __atomic_load_n(&carrier->kernel_mask, __ATOMIC_ACQUIRE) != wanted; ++i) sys::yield();
+    for (int i = 0; i < 10'000 && __atomic_load_n(&carrier->kernel_mask, __ATOMIC_ACQUIRE) != wanted &&
+                    !carrier->masked.load(std::memory_order_seq_cst);
+         ++i)
+      sys::yield();
   }
 }
 
@@ -345,6 +356,7 @@ void install_kick() noexcept {
 // S2, S3
 void notify(Fiber* fiber, int signal) noexcept {
   Quiet quiet;
+  if (fiber->context.thread_pointer == 0) return;  // it has ended meanwhile, and its slot is cold
   self_of(*fiber).signals_waiting.store(true, std::memory_order_seq_cst);
   const uint64_t word = fiber->word.load(std::memory_order_seq_cst);
   switch (static_cast<State>(word & 0xff)) {
@@ -479,6 +491,12 @@ void trampoline(int signal, siginfo_t* info, void* context) {
   const int saved = errno;
   if (current_carrier() == nullptr) {
     on_kernel_thread(signal, info, context);
+  } else if (self.busy != 0) {
+    Carrier* carrier = current_carrier();
+    if (!is_kick(info)) carrier->mail.put(signal, *info);
+    if (self.fiber != nullptr) self.signals_waiting.store(true, std::memory_order_relaxed);
+    if (carrier->worker != nullptr) carrier->worker->reactor.poke();
+    put_back_kernel_mask(context);
   } else {
     accept(signal, info);
     collect_pending();
@@ -494,6 +512,30 @@ void trampoline(int signal, siginfo_t* info, void* context) {
 }
 
 }  // namespace
+
+void sort_mail(Carrier* carrier) noexcept {
+  Quiet quiet;
+  SignalMail& mail = carrier->mail;
+  while (mail.read != mail.written.load(std::memory_order_relaxed)) {
+    std::atomic_signal_fence(std::memory_order_acquire);
+    const SignalMail::Letter letter = mail.letters[mail.read % SignalMail::kRoom];
+    std::atomic_signal_fence(std::memory_order_release);
+    mail.read = mail.read + 1;
+    accept(letter.signal, &letter.info);
+  }
+  for (uint64_t bits = mail.without_info.exchange(0, std::memory_order_relaxed); bits != 0; bits &= bits - 1) {
+    siginfo_t info = {};
+    info.si_signo = __builtin_ctzll(bits) + 1;
+    info.si_code = SI_KERNEL;
+    accept(info.si_signo, &info);
+  }
+}
+
+void block_all_for(Carrier* carrier) noexcept {
+  const uint64_t all = ~(kFaults | bit(kPrivate));
+  carrier->kernel_mask = all;
+  sys::sigprocmask(SIG_SETMASK, &all, nullptr);
+}
 
 void wear_alternate_stack(Carrier* carrier, const Fiber* fiber) noexcept {
   const stack_t wanted = fiber->alternate_stack;
@@ -573,7 +615,9 @@ int send_to(Fiber* fiber, int signal, const siginfo_t* info) noexcept {
     return -sys::tgkill(sys::getpid(), sys::gettid(), signal);
   }
   if (!post(fiber, signal, info)) return EAGAIN;
-  if (fiber == self.fiber && self.busy == 0) deliver(fiber, nullptr);
+  if (self.fiber != nullptr && self.busy == 0 &&
+      (fiber == self.fiber || self.signals_waiting.load(std::memory_order_relaxed)))
+    deliver(self.fiber, nullptr);
   return 0;
 }
 
@@ -743,9 +787,14 @@ void inherit_mask(Fiber* fiber) noexcept {
   const uint64_t mask = self.fiber != nullptr ? self.fiber->signal_mask.load(std::memory_order_relaxed) : 0;
   fiber->signal_mask.store(mask, std::memory_order_relaxed);
   fiber->counted_mask = mask;
-  if (mask == 0 && blocked_by_any.load(std::memory_order_relaxed) == 0) return;
+  if (mask == 0) return;
   Locked locked(mask_lock);
   count_mask(mask, 1);
+}
+
+void after_birth() noexcept {
+  if (blocked_by_any.load(std::memory_order_relaxed) == 0) return;
+  Locked locked(mask_lock);
   recount();
 }
 
@@ -760,7 +809,11 @@ void leave(Fiber* fiber) noexcept {
   if (mask == 0 && blocked_by_any.load(std::memory_order_relaxed) == 0) return;
   Locked locked(mask_lock);
   count_mask(mask, -1);
+  const uint64_t wanted_before = wanted_kernel_mask.load(std::memory_order_relaxed);
   recount();
+  if ((wanted_kernel_mask.load(std::memory_order_relaxed) & ~wanted_before) == 0) return;
+  apply_kernel_mask(fiber->carrier);
+  apply_everywhere();
 }
 
 void enter_carrier() noexcept { apply_kernel_mask(self.carrier); }

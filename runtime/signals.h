@@ -18,6 +18,11 @@
 //      Ready: nothing                           Busy: nothing, the end of Busy or P2 sees signals_waiting
 //   A Ready fiber sees signals_waiting when its Busy section ends.
 //
+// A signal that interrupts the runtime (Busy) finds locks held and queues half changed: the trampoline then only puts it
+// into the carrier's mail, which takes no lock, and says so: signals_waiting of the fiber, or a poke at the epoll that the
+// loop is about to wait in.  The next safe point on that carrier sorts the mail: the end of the fiber's Busy section, the
+// settling after a switch, the loop.  A spare blocks all signals but the private one while it waits.
+//
 // Limits:      SA_ONSTACK is honoured for faults only (a handler may park, and the kernel would reuse the stack).  Queued
 //              signals sent to the process may be taken by several carriers at once and then come out of their order.
 // See also:    park.h interrupt(); DECISIONS.md "Signals".
@@ -85,14 +90,20 @@ uint64_t pending() noexcept;
 bool aim_timer(int timer, int tid) noexcept;
 void forget_timer(int timer) noexcept;
 
-void inherit_mask(Fiber* fiber) noexcept;  // a new fiber (counted as live already) gets its creator's mask
+void inherit_mask(Fiber* fiber) noexcept;  // a new fiber gets its creator's mask, before it is counted as live
+void after_birth() noexcept;               // and after
 void leave(Fiber* fiber) noexcept;         // it has ended (and is no longer counted as live)
+
+// Finds the fibers of signals that came while the carrier was in the runtime's own code.  At a safe point: on that
+// carrier, Busy, no lock held.
+void sort_mail(Carrier* carrier) noexcept;
 
 // A new carrier's kernel mask.
 void enter_carrier() noexcept;
 // The calling carrier's kernel mask follows when what all fibers block has changed.  One load when it has not.
 extern std::atomic<uint64_t> wanted_kernel_mask;
 void apply_kernel_mask(Carrier* carrier) noexcept;
+void block_all_for(Carrier* carrier) noexcept;  // the calling carrier waits as a spare
 
 // For the monitor: the carrier, which is in program code, calls monitor::sample() there.
 void ask_for_sample(Carrier* carrier) noexcept;

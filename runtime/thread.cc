@@ -57,6 +57,7 @@ void fiber_main() {
 
 void reclaim(Fiber* fiber) noexcept {
   mark_free(fiber);
+  if (fiber->is_main) return;  // its stack and TCB are the process's
   fibers::release(fiber);
 }
 
@@ -72,6 +73,8 @@ void prepare(Fiber* fiber, void* (*start)(void*), void* argument, bool detached)
   fiber->argument = argument;
   fiber->result = nullptr;
   fiber->exited_by_call = false;
+  fiber->own_cache = false;
+  fiber->async_handlers = 0;
   fiber->exit.store(detached ? kDetached : kJoinable, std::memory_order_relaxed);
   fiber->is_main = false;
   fiber->stray_runs = 0;
@@ -101,8 +104,9 @@ int create(pthread_t* thread, const Attributes& attributes, void* (*start)(void*
   if (fiber == nullptr) return EAGAIN;
   fiber->objects = abi::objects_at_last_make();
   prepare(fiber, start, argument, attributes.detached);
-  count_birth();
   signals::inherit_mask(fiber);
+  count_birth();
+  signals::after_birth();
   if (Carrier* carrier = current_carrier(); carrier != nullptr) ++carrier->counters.created;
   *thread = reinterpret_cast<pthread_t>(fiber->stack.tcb);
   mark_ready(fiber);
