@@ -24,7 +24,7 @@ constexpr uint32_t kStray = 1u << 31;                     // in assigned_: a fib
 constexpr uint32_t kStrayRuns = 16;                       // resumes without a worker, once demoted
 constexpr uint32_t kLossesWithin = 1000;                  // milliseconds: two losses so close together demote
 constexpr int64_t kShortRun = kMillisecond;               // a stray run below it counts as no burst
-constexpr uint64_t kSwitchesPerLook = 32;                 // how often a busy carrier reads the clock
+constexpr uint64_t kSwitchesPerLook = 256;                // how often a busy carrier reads the clock
 constexpr int64_t kLookEvery = kMillisecond / 2;          // and looks at timers and epoll
 
 }  // namespace
@@ -119,7 +119,7 @@ class Carriers {
 
 // --- ownership ----------------------------------------------------------------------------------------------
 
-bool Carrier::enter() noexcept {
+[[gnu::always_inline]] inline bool Carrier::enter() noexcept {
   const uint64_t tick = stay.load(std::memory_order_relaxed) & ~kInProgram;
   if (have_membarrier) [[likely]] {
     stay.store(tick, std::memory_order_relaxed);  // C3
@@ -210,7 +210,7 @@ bool Carrier::push_local(Fiber* fiber) noexcept {
 
 // --- switching ----------------------------------------------------------------------------------------------
 
-void Carrier::start(Fiber* fiber) noexcept {
+[[gnu::always_inline]] inline void Carrier::start(Fiber* fiber) noexcept {
   mark_running(fiber);
   fiber->carrier = this;
   fiber->worker = worker;
@@ -241,7 +241,7 @@ bool Carrier::send_away(Fiber* fiber) noexcept {
 }
 
 // Inside, owner.  What others sent comes first to the end of the own queue; what was offered comes last.
-Fiber* Carrier::next_ready() noexcept {
+[[gnu::always_inline]] inline Fiber* Carrier::next_ready() noexcept {
   Worker& w = *worker;
   if (w.inbox.size() != 0) [[unlikely]]
     w.inbox.drain_into(w.local);
@@ -287,12 +287,7 @@ void Carrier::switch_away(Fiber* fiber, After after) noexcept {
   fiber->carrier->arrive();
 }
 
-void Carrier::arrive() noexcept {
-  settle();
-  leave();
-}
-
-void Carrier::settle() noexcept {
+[[gnu::always_inline]] inline void Carrier::settle() noexcept {
   const After after = after_;
   Fiber* fiber = left_;
   after_ = After::kNothing;
@@ -312,6 +307,11 @@ void Carrier::settle() noexcept {
   }
   if (!mail.empty()) [[unlikely]]
     signals::sort_mail(this);
+}
+
+void Carrier::arrive() noexcept {
+  settle();
+  leave();
 }
 
 // --- the loop -----------------------------------------------------------------------------------------------

@@ -80,10 +80,9 @@ struct SignalMail {
     int signal;
     siginfo_t info;
   };
-  bool empty() const noexcept {
-    return read == written.load(std::memory_order_relaxed) && without_info.load(std::memory_order_relaxed) == 0;
-  }
+  bool empty() const noexcept { return !any.load(std::memory_order_relaxed); }
   void put(int signal, const siginfo_t& info) noexcept {
+    any.store(true, std::memory_order_relaxed);
     const uint32_t n = written.load(std::memory_order_relaxed);
     if (n - read == kRoom) {
       without_info.fetch_or(1ULL << (signal - 1), std::memory_order_relaxed);
@@ -93,6 +92,7 @@ struct SignalMail {
     std::atomic_signal_fence(std::memory_order_release);
     written.store(n + 1, std::memory_order_relaxed);
   }
+  std::atomic<bool> any{false};  // cleared before the letters are read
   std::atomic<uint32_t> written{0};
   volatile uint32_t read = 0;
   std::atomic<uint64_t> without_info{0};

@@ -516,6 +516,8 @@ void trampoline(int signal, siginfo_t* info, void* context) {
 void sort_mail(Carrier* carrier) noexcept {
   Quiet quiet;
   SignalMail& mail = carrier->mail;
+  mail.any.store(false, std::memory_order_relaxed);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
   while (mail.read != mail.written.load(std::memory_order_relaxed)) {
     std::atomic_signal_fence(std::memory_order_acquire);
     const SignalMail::Letter letter = mail.letters[mail.read % SignalMail::kRoom];
