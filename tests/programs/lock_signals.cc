@@ -39,22 +39,36 @@ void signal_during(int signal, Wait wait, Release release) {
   waiter.join();
 }
 
+// A thread's wait() ends with EINTR; the signal may come before it blocks, so it comes until the wait is over.
+template <class Wait>
+void signal_until_over(int signal, Wait wait) {
+  std::atomic<bool> over = false, may_end = false;
+  std::thread waiter([&] {
+    wait();
+    over = true;
+    while (!may_end) usleep(500);  // its handle stays good for pthread_kill
+  });
+  while (!over) {
+    let_it_block();
+    CHECK_EQ(pthread_kill(waiter.native_handle(), signal), 0);
+  }
+  may_end = true;
+  waiter.join();
+}
+
 uint32_t waiters_of(sem_t* semaphore) { return reinterpret_cast<uint32_t*>(semaphore)[1]; }
 
 CASE(a_handler_ends_a_semaphore_wait_unless_it_restarts_and_has_no_timeout) {
   install_handlers();
   sem_t semaphore;
   MUST(sem_init(&semaphore, 0, 0));
-  signal_during(kEnds, [&] { CHECK_ERRNO(sem_wait(&semaphore), EINTR); }, [] {});
+  signal_until_over(kEnds, [&] { CHECK_ERRNO(sem_wait(&semaphore), EINTR); });
   signal_during(kRestarts, [&] { MUST(sem_wait(&semaphore)); }, [&] { MUST(sem_post(&semaphore)); });
   for (const int signal : {kEnds, kRestarts}) {
-    signal_during(
-        signal,
-        [&] {
-          const timespec late = from_now(CLOCK_REALTIME, kHangMs);
-          CHECK_ERRNO(sem_timedwait(&semaphore, &late), EINTR);
-        },
-        [] {});
+    signal_until_over(signal, [&] {
+      const timespec late = from_now(CLOCK_REALTIME, kHangMs);
+      CHECK_ERRNO(sem_timedwait(&semaphore, &late), EINTR);
+    });
   }
   CHECK_EQ(waiters_of(&semaphore), 0);
 }
@@ -66,8 +80,8 @@ CASE(a_handler_ends_a_futex_wait_unless_it_restarts_and_has_no_timeout) {
     return syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 0, timeout);
   };
   const timespec late = timespec_of_ms(kHangMs);
-  signal_during(kEnds, [&] { CHECK_ERRNO(wait(nullptr), EINTR); }, [] {});
-  for (const int signal : {kEnds, kRestarts}) signal_during(signal, [&] { CHECK_ERRNO(wait(&late), EINTR); }, [] {});
+  signal_until_over(kEnds, [&] { CHECK_ERRNO(wait(nullptr), EINTR); });
+  for (const int signal : {kEnds, kRestarts}) signal_until_over(signal, [&] { CHECK_ERRNO(wait(&late), EINTR); });
   signal_during(kRestarts, [&] { MUST(wait(nullptr)); },
                 [&] { while (syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, 1) == 0) sched_yield(); });
 }
