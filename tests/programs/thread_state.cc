@@ -155,8 +155,9 @@ CASE(detach_state_is_told) {
     CHECK_EQ(state, PTHREAD_CREATE_JOINABLE);
     pthread_attr_destroy(&own);
   }).join();
-  event told;
-  std::thread([&] {
+  event detached, told;
+  std::thread other([&] {
+    detached.wait();
     pthread_attr_t own;
     int state;
     CHECK_EQ(pthread_getattr_np(pthread_self(), &own), 0);
@@ -164,7 +165,9 @@ CASE(detach_state_is_told) {
     CHECK_EQ(state, PTHREAD_CREATE_DETACHED);
     pthread_attr_destroy(&own);
     told.set();
-  }).detach();
+  });
+  other.detach();
+  detached.set();
   told.wait();
 }
 
