@@ -210,6 +210,22 @@ bool Carrier::push_local(Fiber* fiber) noexcept {
 
 // --- switching ----------------------------------------------------------------------------------------------
 
+// In an asynchronous handler the program may be inside malloc, with this carrier's cache in its hands: the fiber keeps the
+// cache for good.  The carrier goes on without; the next of its fibers that allocates makes one, in program code, where
+// waiting for an arena that the parked fiber may have locked stops nobody else, and leaves it here.
+void Carrier::pass_cache(Fiber* fiber) noexcept {
+  if (fiber->is_main || fiber->own_cache || abi::facts.tcache == 0) return;
+  if (fiber->async_handlers != 0) {
+    fiber->own_cache = true;
+    cache_given_ = true;
+    malloc_words.tcache = nullptr;
+    abi::tcache_of(reinterpret_cast<void*>(context.thread_pointer)) = nullptr;  // the loop's
+  } else if (void* cache = abi::tcache_of(fiber->stack.tcb); cache != nullptr) {
+    malloc_words.tcache = cache;
+    cache_given_ = false;
+  }
+}
+
 [[gnu::always_inline]] inline void Carrier::start(Fiber* fiber) noexcept {
   mark_running(fiber);
   fiber->carrier = this;
@@ -256,17 +272,12 @@ bool Carrier::send_away(Fiber* fiber) noexcept {
 void Carrier::switch_away(Fiber* fiber, After after) noexcept {
   Carrier* c = fiber->carrier;
   Fiber* next = nullptr;
-  // In an asynchronous handler the program may be inside malloc, with this carrier's cache in its hands: the fiber keeps
-  // the cache for good, and the carrier gets another one.
-  const bool takes_cache = fiber->async_handlers != 0 && !fiber->own_cache && !fiber->is_main;
-  if (takes_cache) [[unlikely]] {
-    fiber->own_cache = true;
-    c->cache_given_ = true;
-  }
+  if (fiber->async_handlers != 0 || c->cache_given_) [[unlikely]]
+    c->pass_cache(fiber);
   if (!c->enter()) {
     workers::nudge(*c->worker);  // it may be asleep past the deadline that the fiber has just armed there
     if (c->stray_since_ != 0) c->end_stray_run(fiber);
-  } else if (!c->worker->poll_due.load(std::memory_order_relaxed) && !takes_cache) {
+  } else if (!c->worker->poll_due.load(std::memory_order_relaxed)) {
     next = c->next_ready();
     if (next == nullptr && after == After::kYield) {
       c->leave();
@@ -320,10 +331,6 @@ void Carrier::loop() noexcept {
   for (;;) {
     running = nullptr;
     settle();
-    if (cache_given_) [[unlikely]] {
-      malloc_words = abi::fresh_malloc_words();
-      cache_given_ = false;
-    }
     if (!owns && !wait_as_spare()) return;
     Fiber* fiber = stray_;
     if (fiber != nullptr) {

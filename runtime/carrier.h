@@ -145,6 +145,7 @@ class alignas(64) Carrier {
   friend class Carriers;  // the table, in carrier.cc
   bool enter() noexcept;
   bool enter_slow() noexcept;
+  void pass_cache(Fiber* fiber) noexcept;
   void leave() noexcept;
   void settle() noexcept;
   void start(Fiber* fiber) noexcept;
@@ -158,7 +159,7 @@ class alignas(64) Carrier {
   bool send_away(Fiber* fiber) noexcept;
   friend void about_to_block() noexcept;
 
-  bool cache_given_ = false;  // its malloc cache went with a fiber: the loop makes another
+  bool cache_given_ = false;  // its malloc cache went with a fiber
   After after_ = After::kNothing;
   Fiber* left_ = nullptr;
   std::atomic<uint32_t> assigned_{0};  // futex: kStray | 1 + index of the worker it is to run; 0 while spare

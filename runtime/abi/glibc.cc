@@ -434,12 +434,6 @@ MallocWords own_malloc_words() noexcept {
   return {*reinterpret_cast<void**>(base + facts.tcache), *reinterpret_cast<void**>(base + facts.arena)};
 }
 
-MallocWords fresh_malloc_words() noexcept {
-  if (facts.tcache == 0) return {};
-  *reinterpret_cast<void**>(reinterpret_cast<char*>(thread_pointer()) + facts.tcache) = nullptr;
-  return own_malloc_words();
-}
-
 bool redirect_thread_end(void (*landing)()) noexcept {
   if (facts.cleanup == 0) return false;
   auto* buffer = at<__pthread_unwind_buf_t*>(reinterpret_cast<void*>(thread_pointer()),

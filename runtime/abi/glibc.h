@@ -86,8 +86,9 @@ struct MallocWords {
 };
 // Makes sure that the calling kernel thread has a cache and returns its words (zero when the feature is off).
 MallocWords own_malloc_words() noexcept;
-// As own_malloc_words(), but a cache that nobody else has: the old one is given up.
-MallocWords fresh_malloc_words() noexcept;
+inline void*& tcache_of(void* tcb) noexcept {
+  return *reinterpret_cast<void**>(static_cast<char*>(tcb) + facts.tcache);
+}
 inline void install_malloc_words(void* tcb, const MallocWords& words) noexcept {
   if (facts.tcache == 0) return;
   char* base = static_cast<char*>(tcb);

@@ -29,7 +29,7 @@ CASE(a_storm_from_another_process_loses_no_thread) {
   install(SIGUSR1, [](int) { ++handled; });
   const pid_t target = getpid();
   std::atomic<int> rounds = 0;
-  const pid_t sender = fork();
+  pid_t sender = fork();
   if (sender == 0) {
     for (int i = 0; i < 20'000; ++i) {
       if (kill(target, SIGUSR1) != 0) _exit(1);
