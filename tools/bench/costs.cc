@@ -8,12 +8,12 @@
 #include <sched.h>
 #include <xmmintrin.h>
 
-#include <algorithm>
 #include <boost/context/detail/fcontext.hpp>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
+
+#include "rounds.h"
 
 namespace {
 
@@ -23,19 +23,6 @@ using boost::context::detail::make_fcontext;
 using boost::context::detail::transfer_t;
 
 constexpr int kRounds = 7;
-
-template <class Body>
-double nanoseconds(long operations, Body body) {
-  std::vector<double> rounds;
-  for (int i = 0; i < kRounds; ++i) {
-    const auto begin = std::chrono::steady_clock::now();
-    body();
-    const std::chrono::duration<double, std::nano> took = std::chrono::steady_clock::now() - begin;
-    rounds.push_back(took.count() / static_cast<double>(operations));
-  }
-  std::sort(rounds.begin(), rounds.end());
-  return rounds[kRounds / 2];
-}
 
 void answer(transfer_t from) {
   for (;;) from = jump_fcontext(from.fctx, nullptr);
@@ -47,7 +34,7 @@ double bare_switch() {
   _mm_setcsr(_mm_getcsr() & ~0x3fU);
   std::vector<char> stack(64 * 1024);
   transfer_t there{make_fcontext(stack.data() + stack.size(), stack.size(), answer), nullptr};
-  return nanoseconds(2 * kJumps, [&] {
+  return nanoseconds(kRounds, 2 * kJumps, [&] {
     _mm_setcsr(_mm_getcsr() & ~0x3fU);
     for (long i = 0; i < kJumps; ++i) there = jump_fcontext(there.fctx, nullptr);
   });
@@ -56,7 +43,7 @@ double bare_switch() {
 void* empty(void* argument) { return argument; }
 
 double create_and_join(long threads) {
-  return nanoseconds(threads, [&] {
+  return nanoseconds(kRounds, threads, [&] {
     for (long i = 0; i < threads; ++i) {
       pthread_t thread;
       if (pthread_create(&thread, nullptr, empty, nullptr) != 0) abort();
@@ -74,7 +61,7 @@ void* yielder(void*) {
 // Two threads, each giving way to the other: one operation is one switch.
 double yield_switch(long count) {
   yields = count;
-  return nanoseconds(2 * count, [] {
+  return nanoseconds(kRounds, 2 * count, [] {
     pthread_t a, b;
     if (pthread_create(&a, nullptr, yielder, nullptr) != 0 || pthread_create(&b, nullptr, yielder, nullptr) != 0)
       abort();

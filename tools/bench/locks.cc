@@ -6,28 +6,15 @@
 #include <pthread.h>
 #include <semaphore.h>
 
-#include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
 
+#include "rounds.h"
+
 namespace {
 
 constexpr int kRounds = 5;
-
-template <class Body>
-double nanoseconds(long operations, Body body) {
-  std::vector<double> rounds;
-  for (int i = 0; i < kRounds; ++i) {
-    const auto begin = std::chrono::steady_clock::now();
-    body();
-    const std::chrono::duration<double, std::nano> took = std::chrono::steady_clock::now() - begin;
-    rounds.push_back(took.count() / static_cast<double>(operations));
-  }
-  std::sort(rounds.begin(), rounds.end());
-  return rounds[kRounds / 2];
-}
 
 pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 pthread_cond_t conditions[2] = {PTHREAD_COND_INITIALIZER, PTHREAD_COND_INITIALIZER};
@@ -48,7 +35,7 @@ void* nothing(void*) { return nullptr; }
 
 double uncontended() {
   constexpr long kTimes = 2'000'000;
-  return nanoseconds(kTimes, [] {
+  return nanoseconds(kRounds, kTimes, [] {
     for (long i = 0; i < kTimes; ++i) {
       pthread_mutex_lock(&mutex);
       pthread_mutex_unlock(&mutex);
@@ -89,8 +76,8 @@ int main(int argc, char** argv) {
   two_threads(nothing);  // from now on the process is one with threads
   const double lock = uncontended();
   turn = 0;
-  const double cond = nanoseconds(2 * count, [] { two_threads(take_turns); });
-  const double mutexes = nanoseconds(2 * count, [] {
+  const double cond = nanoseconds(kRounds, 2 * count, [] { two_threads(take_turns); });
+  const double mutexes = nanoseconds(kRounds, 2 * count, [] {
     sem_init(&semaphores[0], 0, 1);
     sem_init(&semaphores[1], 0, 0);
     two_threads(hand_over);
